@@ -1,0 +1,80 @@
+# make serve    install what serving needs into .venv and start the server on the default models
+# make test     install what tests need and run all tests that need nothing but packages
+# make check    lint, format, types, generated stubs current, layers
+#
+# DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
+# ARGS="..."    passed on to the server, to pytest or to the benchmarks
+# TORCH_INDEX=  an extra package index for torch, such as one of builds for the CPU alone
+# PYTHON=       the Python (3.11 or newer) that environments are made with
+
+PYTHON ?= python3
+DEVICE ?= cpu
+TORCH_INDEX ?=
+ARGS ?=
+
+VENV := $(if $(filter cuda,$(DEVICE)),.venv-gpu,.venv)
+EXTRA := $(if $(filter cuda,$(DEVICE)),gpu,cpu)
+BIN := $(VENV)/bin
+INSTALL = -m pip install --quiet --constraint constraints.txt \
+    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PROTOC = .venv/bin/python -m grpc_tools.protoc -I protos -I protos/third_party
+
+SERVE_STAMP := $(VENV)/.installed-serve
+TEST_STAMP := .venv/.installed-test
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check install-test protos constraints bench clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+serve: $(SERVE_STAMP)
+	ATTENDANT_VENV=$(CURDIR)/$(VENV) bin/attendant-server --device $(DEVICE) $(ARGS)
+
+test: $(TEST_STAMP)
+	.venv/bin/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+check: $(TEST_STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/python -m pytest -q tests/test_layers.py tests/test_protos.py
+
+# What tests and checks need, without running them.
+install-test: $(TEST_STAMP)
+
+# The generated stubs are committed; tests/test_protos.py holds that they are current.
+protos: $(TEST_STAMP)
+	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/attendant/v1/*.proto
+
+# Exact versions of everything that any extra pulls in.
+constraints: .venv/bin/python
+	.venv/bin/python bin/update-constraints
+
+bench: $(TEST_STAMP)
+	.venv/bin/python -m bench $(ARGS)
+
+clean:
+	rm -rf .build build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+.venv/bin/python .venv-gpu/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Attendant needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); $(PYTHON) -c 'import sys; print( \
+	    "$(PYTHON) cannot make a virtual environment: install the system package", \
+	    "python%d.%d-venv (on Debian and Ubuntu), then try again" % sys.version_info[:2], \
+	    file=sys.stderr)'; exit 1; }
+
+$(SERVE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) --editable '.[$(EXTRA)]'
+	ln -sf ../../bin/attendant-server ../../bin/attendant-export $(BIN)/
+	touch $@
+
+# A newer protobuf lies beside the environment: one test imports the client under it.
+$(TEST_STAMP): pyproject.toml constraints.txt | .venv/bin/python
+	.venv/bin/python $(INSTALL) --editable '.[cpu,export,dev]'
+	.venv/bin/python -m pip install --quiet --upgrade --no-deps \
+	    --target .build/protobuf7 'protobuf>=7,<8'
+	ln -sf ../../bin/attendant-server ../../bin/attendant-export .venv/bin/
+	touch $@

@@ -1,0 +1,1 @@
+"""Training, ONNX export and verification of the models that the service runs."""

@@ -1,0 +1,82 @@
+"""Write a bundle so that it appears whole or not at all."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from service.bundle import CARD_FILE, Bundle, BundleCard, bundle_files, file_sha256
+from service.errors import BundleError
+
+MODEL_CARD_FILE = "MODEL_CARD.md"
+
+
+def write_bundle(output: Path, card: BundleCard, populate: Callable[[Path], None]) -> Bundle:
+    """Let `populate` fill a folder, add bundle.json and MODEL_CARD.md, verify, rename to `output`.
+
+    `card` comes with empty `files`; `output` is `.../NAME/VERSION` and must not exist: a version
+    never changes. When anything fails nothing is left behind. Raises BundleError.
+    """
+    if output.exists():
+        raise BundleError(f"expected no {output} yet, found one; delete it or raise the version")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # A sibling, so that the last step is a rename within one file system.
+    scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=output.parent))
+    try:
+        folder = scratch / output.name
+        folder.mkdir()
+        populate(folder)
+        (folder / MODEL_CARD_FILE).write_text(model_card(card), encoding="utf-8")
+        _write_card(folder, card)
+        Bundle.open(folder)
+        folder.rename(output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Bundle.open(output)
+
+
+def rewrite_card(folder: Path, card: BundleCard) -> Bundle:
+    """Replace bundle.json and MODEL_CARD.md of an existing bundle, to add measured figures."""
+    (folder / MODEL_CARD_FILE).write_text(model_card(card), encoding="utf-8")
+    _write_card(folder, card)
+    return Bundle.open(folder)
+
+
+def _write_card(folder: Path, card: BundleCard) -> None:
+    files = {name: file_sha256(folder / name) for name in sorted(bundle_files(folder))}
+    text = card.model_copy(update={"files": files}).model_dump_json(indent=2)
+    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def model_card(card: BundleCard) -> str:
+    """MODEL_CARD.md: what bundle.json says, for people."""
+    facts = card.provenance
+    sections = [
+        f"# {card.name}",
+        f"Task: {card.task}. Precisions: {', '.join(card.precisions)}.",
+        f"## Data\n\n{facts.data}",
+        f"## Licence\n\n{facts.licence}",
+        f"## Recipe\n\n{facts.recipe}{_trained(facts.trained_hours)}",
+        f"## Architecture\n\n{_architecture(card)}",
+    ]
+    if facts.metrics:
+        sections.append(f"## Measured quality\n\n{_metrics_table(facts.metrics)}")
+    return "\n\n".join(sections) + "\n"
+
+
+def _trained(hours: float | None) -> str:
+    return "" if hours is None else f"\n\nTrained for {hours:g} hours."
+
+
+def _architecture(card: BundleCard) -> str:
+    sizes = card.model_dump()["architecture"]
+    return "\n".join(f"- {name}: {value}" for name, value in sizes.items())
+
+
+def _metrics_table(metrics: dict[str, dict[str, float]]) -> str:
+    names = sorted({name for figures in metrics.values() for name in figures})
+    lines = ["| precision | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for precision, figures in metrics.items():
+        cells = [f"{figures[name]:g}" if name in figures else "" for name in names]
+        lines.append(f"| {precision} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

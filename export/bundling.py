@@ -1,0 +1,265 @@
+"""Export a trained model as a bundle: calibrate, write the graphs of every precision, describe."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import sentencepiece
+from torch import Tensor, nn
+
+from export.bundle_writer import write_bundle
+from export.graphs.builder import GraphBuilder
+from export.graphs.products import CalibratedProducts, FloatProducts, Products, RowProducts
+from export.graphs.translation import TranslationGraphs
+from export.graphs.vision import VisionGraph
+from export.graphs.weights_file import WeightsFile
+from export.quantization import Floats, Range, calibrate_classification, calibrate_translation
+from export.seq2seq import Transformer
+from export.vit import VisionTransformer
+from service.bundle import (
+    Activation,
+    Bundle,
+    BundleCard,
+    ClassificationCard,
+    Decoding,
+    GraphName,
+    ImagePreprocessing,
+    LanguagePair,
+    Precision,
+    Provenance,
+    Tokenizer,
+    Tokens,
+    TranslationArchitecture,
+    TranslationCard,
+    TranslationLimits,
+    VisionArchitecture,
+)
+
+SOURCE_TOKENIZER, TARGET_TOKENIZER = "source.spm", "target.spm"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationDescription:
+    """What a translation bundle says beside its model."""
+
+    name: str
+    language_pairs: Sequence[tuple[str, str]]
+    provenance: Provenance
+    decoding: Decoding
+    max_source_tokens: int = 256
+    max_target_tokens: int = 256
+    segmentation: Literal["sentences", "none"] = "sentences"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationDescription:
+    """What a classification bundle says beside its model."""
+
+    name: str
+    labels: Sequence[str]
+    image: ImagePreprocessing
+    provenance: Provenance
+    multi_label: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Which precisions a bundle ships, and whether fp32 graphs keep their matrices as float16.
+
+    float16 halves the file; the model is then the one with rounded weights, the graphs cast them
+    back to float32 when a session opens.
+    """
+
+    precisions: Sequence[Precision] = PRECISIONS
+    half_weights: bool = True
+
+
+DEFAULT_STORAGE = Storage()
+
+
+def export_translation(
+    model: Transformer,
+    tokenizer: Path,
+    output: Path,
+    *,
+    description: TranslationDescription,
+    calibration_pairs: Sequence[tuple[str, str]] = (),
+    storage: Storage = DEFAULT_STORAGE,
+    target_tokenizer: Path | None = None,
+) -> Bundle:
+    """Write the bundle `output` (.../NAME/VERSION) of a trained model. Raises BundleError.
+
+    Some hundred calibration pairs give int8 graphs constant activation scales; without any they
+    get the slower scales of their own for every row.
+    """
+    target_tokenizer = target_tokenizer or tokenizer
+    processors = [load_tokenizer(path) for path in (tokenizer, target_tokenizer)]
+
+    def ranges() -> dict[str, Range] | None:
+        if not calibration_pairs:
+            return None
+        eos = model.config.eos_token_id
+        sides = zip(*calibration_pairs, strict=True)
+        ids = [
+            encode(processor, side, eos) for processor, side in zip(processors, sides, strict=True)
+        ]
+        return calibrate_translation(model, list(zip(*ids, strict=True)))
+
+    def graphs(products: Products, weights: WeightsFile) -> dict[GraphName, GraphBuilder]:
+        bias: Floats = model.final_logits_bias.numpy()
+        builder = TranslationGraphs(model.config, to_numpy(model), bias, products, weights)
+        return {"encoder": builder.encoder(), "decoder": builder.decoder()}
+
+    def populate(folder: Path) -> None:
+        _write_precisions(folder, storage, ranges, graphs)
+        shutil.copyfile(tokenizer, folder / SOURCE_TOKENIZER)
+        shutil.copyfile(target_tokenizer, folder / TARGET_TOKENIZER)
+
+    card = _translation_card(model, description, storage, processors[0].unk_id())
+    return write_bundle(output, card, populate)
+
+
+def export_classification(
+    model: VisionTransformer,
+    output: Path,
+    *,
+    description: ClassificationDescription,
+    calibration_pictures: Tensor | None = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> Bundle:
+    """Write the bundle `output` (.../NAME/VERSION) of a trained model. Raises BundleError.
+
+    calibration_pictures (B, 3, height, width) are normalised as the model takes them; without them
+    int8 graphs find a scale for every row.
+    """
+
+    def ranges() -> dict[str, Range] | None:
+        if calibration_pictures is None:
+            return None
+        return calibrate_classification(model, calibration_pictures)
+
+    def graphs(products: Products, weights: WeightsFile) -> dict[GraphName, GraphBuilder]:
+        builder = VisionGraph(model.config, to_numpy(model), products, weights)
+        return {"classifier": builder.classifier()}
+
+    def populate(folder: Path) -> None:
+        _write_precisions(folder, storage, ranges, graphs)
+
+    return write_bundle(output, _classification_card(model, description, storage), populate)
+
+
+def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """Read a SentencePiece model."""
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def encode(
+    tokenizer: sentencepiece.SentencePieceProcessor, texts: Sequence[str], eos: int
+) -> list[list[int]]:
+    """Token ids of every text, the end token last."""
+    return [[*ids, eos] for ids in tokenizer.encode(list(texts))]
+
+
+def to_numpy(model: nn.Module) -> dict[str, Floats]:
+    """The state dict as float32 arrays."""
+    return {name: tensor.cpu().float().numpy() for name, tensor in model.state_dict().items()}
+
+
+def _write_precisions(
+    folder: Path,
+    storage: Storage,
+    ranges: Callable[[], Mapping[str, Range] | None],
+    graphs: Callable[[Products, WeightsFile], dict[GraphName, GraphBuilder]],
+) -> None:
+    for precision in storage.precisions:
+        products = _products(precision, ranges)
+        weights = WeightsFile(half=storage.half_weights and precision == "fp32")
+        place = folder / precision
+        place.mkdir()
+        for name, graph in graphs(products, weights).items():
+            graph.save(place / f"{name}.onnx")
+        weights.write(place)
+
+
+def _products(precision: Precision, ranges: Callable[[], Mapping[str, Range] | None]) -> Products:
+    match precision:
+        case "fp32":
+            return FloatProducts()
+        case "int8":
+            found = ranges()
+            return RowProducts() if found is None else CalibratedProducts(found)
+    raise ValueError(f"cannot export {precision}, only {' and '.join(PRECISIONS)}")
+
+
+def _translation_card(
+    model: Transformer, description: TranslationDescription, storage: Storage, unk: int
+) -> TranslationCard:
+    config = model.config
+    return TranslationCard(
+        name=description.name,
+        precisions=_graph_paths(storage, TranslationCard),
+        provenance=description.provenance,
+        architecture=TranslationArchitecture(
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            d_model=config.d_model,
+            num_heads=config.num_heads,
+            head_size=config.d_model // config.num_heads,
+            ffn_size=config.ffn_size,
+            vocab_size=config.vocab_size,
+            max_positions=config.max_positions,
+            norm=config.norm,
+            activation=cast(Activation, config.activation),
+            positions="sinusoidal",
+        ),
+        tokens=Tokens(
+            pad=config.pad_token_id,
+            eos=config.eos_token_id,
+            unk=unk,
+            decoder_start=config.pad_token_id,
+        ),
+        decoding=description.decoding,
+        language_pairs=tuple(
+            LanguagePair(source=source, target=target)
+            for source, target in description.language_pairs
+        ),
+        segmentation=description.segmentation,
+        tokenizer=Tokenizer(kind="sentencepiece", source=SOURCE_TOKENIZER, target=TARGET_TOKENIZER),
+        limits=TranslationLimits(
+            max_source_tokens=description.max_source_tokens,
+            max_target_tokens=description.max_target_tokens,
+        ),
+    )
+
+
+def _classification_card(
+    model: VisionTransformer, description: ClassificationDescription, storage: Storage
+) -> ClassificationCard:
+    config = model.config
+    return ClassificationCard(
+        name=description.name,
+        precisions=_graph_paths(storage, ClassificationCard),
+        provenance=description.provenance,
+        architecture=VisionArchitecture(
+            layers=config.layers,
+            d_model=config.d_model,
+            num_heads=config.num_heads,
+            ffn_size=config.ffn_size,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            stem=config.stem,
+        ),
+        labels=tuple(description.labels),
+        image=description.image,
+        multi_label=description.multi_label,
+    )
+
+
+def _graph_paths(storage: Storage, kind: type[BundleCard]) -> dict[Precision, dict[GraphName, str]]:
+    return {
+        precision: {name: f"{precision}/{name}.onnx" for name in kind.GRAPHS}
+        for precision in storage.precisions
+    }

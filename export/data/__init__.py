@@ -1,0 +1,1 @@
+"""Reading, changing and batching the data that models are trained on."""

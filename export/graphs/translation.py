@@ -1,0 +1,226 @@
+"""The graphs of a translation model: the encoder, and one step of the decoder.
+
+Self-attention and cross-attention are GroupQueryAttention (as many key heads as query heads): every
+row has a length of its own, a row's bits do not depend on the padded length, on the batch size or
+on its neighbours, and the decoder's cache grows in place when past and present are bound to the
+same buffer. `service.bundle.expected_tensors` is the contract of names and shapes.
+Letters: B batch, R rows, S source length, T target capacity, H heads, D head size, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from export.graphs.builder import ABSENT, MICROSOFT, GraphBuilder, Shape, Value
+from export.graphs.layers import Blocks, State
+from export.graphs.products import Products, Table
+from export.graphs.weights_file import WeightsFile
+from export.quantization import LOGITS_SOURCE, Floats
+from export.seq2seq import Seq2SeqConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationGraphs:
+    """Builds both graphs from one model's state."""
+
+    config: Seq2SeqConfig
+    state: State
+    final_logits_bias: Floats
+    products: Products
+    weights: WeightsFile
+
+    def encoder(self) -> GraphBuilder:
+        """Source ids (B, S) -> keys and values (B, H, S, D) of every cross-attention."""
+        graph = GraphBuilder("encoder", self.weights)
+        blocks = self._blocks(graph)
+        ids = graph.input("input_ids", "int64", ["B", "S"])
+        mask = graph.input("attention_mask", "int64", ["B", "S"])
+        length = graph.node("Squeeze", graph.node("Shape", ids, start=1, end=2))
+        tokens = graph.node("ReduceSum", mask, blocks.integers(1), keepdims=0)  # (B,)
+        last = graph.node("Sub", tokens, graph.constant(1, "int64"))
+        lengths = (_int32(graph, last), _int32(graph, length))
+        places = graph.node("Range", graph.constant(0, "int64"), length, graph.constant(1, "int64"))
+        states = self._embed(graph, ids, places)  # (B, S, d_model)
+        for index in range(self.config.encoder_layers):
+            states = self._encoder_layer(blocks, states, f"encoder_layers.{index}", lengths)
+        if self.config.norm == "pre":
+            states = blocks.norm(states, "encoder_norm")
+        self._cross_caches(blocks, states)
+        return graph
+
+    def decoder(self) -> GraphBuilder:
+        """One token of every row -> logits (R, V), and self-attention caches grown in place."""
+        graph = GraphBuilder("decoder", self.weights)
+        blocks = self._blocks(graph)
+        ids = graph.input("input_ids", "int64", ["R", 1])
+        lengths = graph.input("seqlens_k", "int32", ["R"])
+        encoder_lengths = graph.input("encoder_seqlens_k", "int32", ["R"])
+        capacity = graph.input("total_sequence_length", "int32", [])
+        encoder_capacity = graph.input("encoder_total_sequence_length", "int32", [])
+        places = graph.node("Unsqueeze", lengths, blocks.integers(1))  # (R, 1)
+        states = self._embed(graph, ids, places)  # (R, 1, d_model)
+        # Cross-attention adds no keys: what it is given as new ones is empty, (R, 0, d_model).
+        nothing = graph.node(
+            "Slice", states, blocks.integers(0), blocks.integers(0), blocks.integers(1)
+        )
+        for index in range(self.config.decoder_layers):
+            own = _Cache(self._past(graph, index, "decoder"), lengths, capacity)
+            cross = _Cache(self._past(graph, index, "encoder"), encoder_lengths, encoder_capacity)
+            states = self._decoder_layer(blocks, states, index, own, cross, nothing)
+        if self.config.norm == "pre":
+            states = blocks.norm(states, "decoder_norm")
+        self._logits(blocks, states)
+        return graph
+
+    def _encoder_layer(
+        self, blocks: Blocks, states: Value, name: str, lengths: tuple[Value, Value]
+    ) -> Value:
+        def attend(states: Value) -> Value:
+            packed = blocks.qkv(states, f"{name}.self_attn")  # (B, S, 3 * d_model)
+            inputs = (packed, ABSENT, ABSENT, ABSENT, ABSENT, *lengths)
+            context = self._attention(blocks.graph, inputs, causal=False)
+            return blocks.linear(context, f"{name}.self_attn.out_proj")
+
+        states = blocks.residual(states, f"{name}.self_attn_residual", attend)
+        return self._feed_forward(blocks, states, name)
+
+    def _decoder_layer(
+        self,
+        blocks: Blocks,
+        states: Value,
+        index: int,
+        own: "_Cache",
+        cross: "_Cache",
+        nothing: Value,
+    ) -> Value:
+        name = f"decoder_layers.{index}"
+
+        def attend(states: Value) -> Value:
+            packed = blocks.qkv(states, f"{name}.self_attn")  # (R, 1, 3 * d_model)
+            inputs = (packed, ABSENT, ABSENT, *own.inputs)
+            context = self._attention(blocks.graph, inputs, present=self._present(blocks, index))
+            return blocks.linear(context, f"{name}.self_attn.out_proj")
+
+        def attend_to_source(states: Value) -> Value:
+            query = blocks.linear(states, f"{name}.cross_attn.q_proj")  # (R, 1, d_model)
+            context = self._attention(blocks.graph, (query, nothing, nothing, *cross.inputs))
+            return blocks.linear(context, f"{name}.cross_attn.out_proj")
+
+        states = blocks.residual(states, f"{name}.self_attn_residual", attend)
+        states = blocks.residual(states, f"{name}.cross_attn_residual", attend_to_source)
+        return self._feed_forward(blocks, states, name)
+
+    def _feed_forward(self, blocks: Blocks, states: Value, name: str) -> Value:
+        return blocks.residual(
+            states,
+            f"{name}.feed_forward_residual",
+            lambda x: blocks.feed_forward(x, f"{name}.feed_forward"),
+        )
+
+    def _attention(
+        self,
+        graph: GraphBuilder,
+        inputs: tuple[Value, ...],
+        *,
+        causal: bool = True,
+        present: tuple[Value, ...] = (),
+    ) -> Value:
+        context = f"{present[0] if present else inputs[0]}.context"
+        graph.nodes(
+            "GroupQueryAttention",
+            inputs,
+            [context, *present],
+            domain=MICROSOFT,
+            num_heads=self.config.num_heads,
+            kv_num_heads=self.config.num_heads,
+            causal=int(causal),
+        )
+        return context
+
+    def _cross_caches(self, blocks: Blocks, states: Value) -> None:
+        """Keys and values of all decoder layers, L of them, from one product."""
+        layers, graph = self.config.decoder_layers, blocks.graph
+        packed = blocks.linear(states, *cross_attention_names(layers))
+        sizes = blocks.integers(0, 0, 2 * layers, self.config.num_heads, self._head_size)
+        caches = graph.node("Reshape", packed, sizes)  # (B, S, 2 * L, H, D)
+        caches = graph.node("Transpose", caches, perm=[2, 0, 3, 1, 4])  # (2 * L, B, H, S, D)
+        for place in range(2 * layers):
+            name = f"present.{place // 2}.encoder.{('key', 'value')[place % 2]}"
+            graph.output(name, "float32", ["B", self.config.num_heads, "S", self._head_size])
+            graph.node("Gather", caches, graph.constant(place, "int64"), axis=0, output=name)
+
+    def _embed(self, graph: GraphBuilder, ids: Value, places: Value) -> Value:
+        scale = math.sqrt(self.config.d_model)
+        tokens = self.products.embed(graph, ids, self._table, scale)
+        positions = graph.node("Gather", self._positions(graph), places, axis=0)
+        return graph.node("Add", tokens, positions)
+
+    def _positions(self, graph: GraphBuilder) -> Value:
+        """The sinusoids (positions, d_model), computed once, when the session opens.
+
+        In float64, as the PyTorch model does, and with cosines as shifted sines.
+        """
+        size = self.config.d_model
+        frequencies = 10_000.0 ** -(np.arange(0, size, 2) / size)
+        bounds = (graph.constant(float(bound)) for bound in (0, self.config.max_positions, 1))
+        places = graph.node("Unsqueeze", graph.node("Range", *bounds), graph.constant([1], "int64"))
+        angles = graph.node("Mul", places, graph.constant(frequencies))
+        shifted = graph.node("Add", angles, graph.constant(math.pi / 2))
+        sinusoids = graph.node("Sin", graph.node("Concat", angles, shifted, axis=1))
+        return graph.node("Cast", sinusoids, to=TensorProto.FLOAT)
+
+    def _logits(self, blocks: Blocks, states: Value) -> None:
+        graph = blocks.graph
+        rows = graph.node("Squeeze", states, blocks.integers(1))  # (R, 1, d_model) -> (R, d_model)
+        logits = graph.output("logits", "float32", ["R", self.config.vocab_size])
+        self.products.logits(graph, rows, self._table, self.final_logits_bias, logits)
+
+    def _past(self, graph: GraphBuilder, index: int, side: str) -> tuple[Value, Value]:
+        length = "T" if side == "decoder" else "S"
+        shape: Shape = ["R", self.config.num_heads, length, self._head_size]
+        key, value = (f"past_key_values.{index}.{side}.{part}" for part in ("key", "value"))
+        return graph.input(key, "float32", shape), graph.input(value, "float32", shape)
+
+    def _present(self, blocks: Blocks, index: int) -> tuple[Value, ...]:
+        shape: Shape = ["R", self.config.num_heads, "T", self._head_size]
+        names = (f"present.{index}.decoder.{part}" for part in ("key", "value"))
+        return tuple(blocks.graph.output(name, "float32", shape) for name in names)
+
+    def _blocks(self, graph: GraphBuilder) -> Blocks:
+        return Blocks(graph, self.products, self.state, self.config.layer)
+
+    @property
+    def _table(self) -> Table:
+        return Table("embedding", LOGITS_SOURCE, self.state["embedding.weight"])
+
+    @property
+    def _head_size(self) -> int:
+        return self.config.d_model // self.config.num_heads
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """What GroupQueryAttention is told about a cache."""
+
+    past: tuple[Value, Value]
+    lengths: Value
+    capacity: Value
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (*self.past, self.lengths, self.capacity)
+
+
+def cross_attention_names(layers: int) -> list[str]:
+    """The key and value projections of every decoder layer, in the order they are packed in."""
+    return [
+        f"decoder_layers.{layer}.cross_attn.{part}"
+        for layer in range(layers)
+        for part in ("k_proj", "v_proj")
+    ]
+
+
+def _int32(graph: GraphBuilder, value: Value) -> Value:
+    return graph.node("Cast", value, to=TensorProto.INT32)

@@ -1,0 +1,121 @@
+"""The graph of a Vision Transformer: pictures in, calibrated logits out.
+
+Attention is MultiHeadAttention: without a mask its bits do not depend on the batch, and unlike
+GroupQueryAttention it also runs in float32 on a GPU. The last layer computes what the head reads,
+the class token, and nothing else.
+Letters: B batch, N patches, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from export.graphs.builder import MICROSOFT, GraphBuilder, Value
+from export.graphs.layers import Blocks, State, linear
+from export.graphs.products import FloatProducts, Products
+from export.graphs.weights_file import WeightsFile
+from export.vit import ViTConfig
+
+
+@dataclass(frozen=True, slots=True)
+class VisionGraph:
+    """Builds the classifier from a model's state."""
+
+    config: ViTConfig
+    state: State
+    products: Products
+    weights: WeightsFile
+
+    def classifier(self) -> GraphBuilder:
+        """pixel_values (B, 3, height, width) -> logits (B, labels), divided by the temperature."""
+        graph = GraphBuilder("classifier", self.weights)
+        blocks = Blocks(graph, self.products, self.state, self.config.layer)
+        side = self.config.image_size
+        pixels = graph.input("pixel_values", "float32", ["B", 3, side, side])
+        states = self._embed(blocks, self._stem(graph, pixels))  # (B, 1 + N, d_model)
+        for index in range(self.config.layers):
+            layer = self._last_layer if index == self.config.layers - 1 else self._layer
+            states = layer(blocks, states, f"layers.{index}")
+        self._head(blocks, states)
+        return graph
+
+    def _stem(self, graph: GraphBuilder, pixels: Value) -> Value:
+        """(B, 3, height, width) -> (B, d_model, rows of patches, columns of patches)."""
+        if self.config.stem == "patches":
+            size = self.config.patch_size
+            return self._convolution(graph, pixels, "stem.projection", strides=[size, size])
+        states = pixels
+        for name in ("stem.conv1", "stem.conv2"):
+            convolved = self._convolution(graph, states, name, pads=[1, 1, 1, 1])
+            states = graph.node(
+                "MaxPool",
+                graph.node("Relu", convolved),
+                kernel_shape=[3, 3],
+                strides=[2, 2],
+                pads=[1, 1, 1, 1],
+            )
+        return states
+
+    def _convolution(
+        self, graph: GraphBuilder, states: Value, name: str, **attributes: Any
+    ) -> Value:
+        weight, bias = self._weight(graph, f"{name}.weight"), self._weight(graph, f"{name}.bias")
+        return graph.node("Conv", states, weight, bias, **attributes)
+
+    def _embed(self, blocks: Blocks, patches: Value) -> Value:
+        graph = blocks.graph
+        sizes = blocks.integers(0, self.config.d_model, -1)
+        patches = graph.node("Transpose", graph.node("Reshape", patches, sizes), perm=[0, 2, 1])
+        batch = graph.node("Shape", patches, start=0, end=1)
+        shape = graph.node("Concat", batch, blocks.integers(1, 1), axis=0)
+        token = graph.node("Expand", self._weight(graph, "class_token"), shape)  # (B, 1, d_model)
+        states = graph.node("Concat", token, patches, axis=1)
+        return graph.node("Add", states, self._weight(graph, "position_embedding"))
+
+    def _layer(self, blocks: Blocks, states: Value, name: str) -> Value:
+        def attend(states: Value) -> Value:
+            packed = blocks.qkv(states, f"{name}.self_attn")  # (B, 1 + N, 3 * d_model)
+            return self._attention(blocks, blocks.graph.split(packed, 3, axis=2), name)
+
+        states = blocks.residual(states, f"{name}.self_attn_residual", attend)
+        return self._feed_forward(blocks, states, name)
+
+    def _last_layer(self, blocks: Blocks, states: Value, name: str) -> Value:
+        """Only the class token asks. (B, 1 + N, d_model) -> (B, 1, d_model)."""
+        attention = f"{name}.self_attn"
+        normalised = blocks.norm(states, f"{name}.self_attn_residual.layer_norm")
+        token = self._class_token(blocks, normalised)
+        query = blocks.linear(token, f"{attention}.q_proj")
+        packed = blocks.linear(normalised, f"{attention}.k_proj", f"{attention}.v_proj")
+        key_value = blocks.graph.split(packed, 2, axis=2)
+        context = self._attention(blocks, (query, *key_value), name)
+        token = blocks.graph.node("Add", self._class_token(blocks, states), context)
+        return self._feed_forward(blocks, token, name)
+
+    def _attention(self, blocks: Blocks, qkv: Sequence[Value], name: str) -> Value:
+        heads = self.config.num_heads
+        context = blocks.graph.node("MultiHeadAttention", *qkv, domain=MICROSOFT, num_heads=heads)
+        return blocks.linear(context, f"{name}.self_attn.out_proj")
+
+    def _feed_forward(self, blocks: Blocks, states: Value, name: str) -> Value:
+        return blocks.residual(
+            states,
+            f"{name}.feed_forward_residual",
+            lambda x: blocks.feed_forward(x, f"{name}.feed_forward"),
+        )
+
+    def _class_token(self, blocks: Blocks, states: Value) -> Value:
+        # (B, 1 + N, d_model) -> (B, 1, d_model)
+        bounds = (blocks.integers(0), blocks.integers(1), blocks.integers(1))
+        return blocks.graph.node("Slice", states, *bounds)
+
+    def _head(self, blocks: Blocks, states: Value) -> None:
+        """float32 in every precision: it is small, and decides."""
+        graph = blocks.graph
+        token = graph.node("Squeeze", blocks.norm(states, "norm"), blocks.integers(1))
+        head = FloatProducts().linear(graph, token, linear(self.state, "head"))
+        logits = graph.output("logits", "float32", ["B", self.config.num_labels])
+        graph.node("Div", head, self._weight(graph, "temperature"), output=logits)
+
+    def _weight(self, graph: GraphBuilder, name: str) -> Value:
+        return graph.weight(name, self.state[name])

@@ -1,0 +1,158 @@
+"""From files and configurations to a trained run folder, and from there to its model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.data.images import ImageSet, read_image_folder
+from export.data.parallel import read_parallel
+from export.data.tokens import train_tokenizer
+from export.seq2seq import Seq2SeqConfig, Transformer
+from export.training.classification import (
+    ClassificationDataConfig,
+    ClassificationTask,
+    fit_temperature,
+)
+from export.training.loop import OptimizationConfig, Trainer
+from export.training.run_folder import RunFolder
+from export.training.translation import TranslationDataConfig, TranslationTask
+from export.vit import VisionTransformer, ViTConfig
+from export.weights import load_bundle_model
+
+TOKENIZER = "source.spm"
+VALID_SPLIT_SEED = 0
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve "auto" to a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def train_translation(  # noqa: PLR0913  # all by keyword
+    *,
+    train: tuple[Path, Path],
+    valid: tuple[Path, Path],
+    languages: tuple[str, str],
+    run_path: Path,
+    architecture: Seq2SeqConfig,
+    data: TranslationDataConfig,
+    optimization: OptimizationConfig,
+    init: Path | None = None,
+    device: str = "auto",
+) -> dict[str, float]:
+    """Train a translation model, or go on with a run that was killed. Returns its figures."""
+    torch.manual_seed(optimization.seed)
+    train_pairs, valid_pairs = read_parallel(*train), read_parallel(*valid)
+    start = None if init is None else load_bundle_model(init, Transformer)
+    if start is not None:
+        architecture = dataclasses.replace(start.config, dropout=architecture.dropout)
+    run = RunFolder(run_path)
+    run.write_config(
+        {
+            "task": "translation",
+            "languages": list(languages),
+            "train": [str(path) for path in train],
+            "valid": [str(path) for path in valid],
+            "init": None if init is None else str(init),
+            "architecture": dataclasses.asdict(architecture),
+            "data": dataclasses.asdict(data),
+            "optimization": dataclasses.asdict(optimization),
+        }
+    )
+    tokenizer_path = run_path / TOKENIZER
+    if init is not None:
+        tokenizer_path.write_bytes((init / TOKENIZER).read_bytes())
+    elif not tokenizer_path.exists():
+        sentences = [sentence for pair in train_pairs for sentence in pair]
+        train_tokenizer(sentences, architecture.vocab_size, tokenizer_path)
+    model = Transformer(architecture)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    model.to(choose_device(device))
+    task = TranslationTask(model, tokenizer_path, train_pairs, valid_pairs, data, optimization)
+    return Trainer(task, optimization, run).train()
+
+
+def train_classification(
+    *,
+    train: Path,
+    valid: Path | None,
+    run_path: Path,
+    architecture: ViTConfig,
+    data: ClassificationDataConfig,
+    optimization: OptimizationConfig,
+    init: Path | None = None,
+    device: str = "auto",
+) -> dict[str, float]:
+    """Train a classifier, or go on with a run that was killed. Returns its figures."""
+    torch.manual_seed(optimization.seed)
+    start = None if init is None else load_bundle_model(init, VisionTransformer)
+    if start is not None:
+        architecture = dataclasses.replace(start.config, dropout=architecture.dropout)
+    train_images, valid_images = _read_images(train, valid, architecture.image_size, data)
+    architecture = dataclasses.replace(architecture, num_labels=len(train_images.labels))
+    model = VisionTransformer(architecture)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+        model.temperature.fill_(1.0)
+    model.to(choose_device(device))
+    task = ClassificationTask(model, train_images, valid_images, data, optimization)
+    run = RunFolder(run_path)
+    run.write_config(
+        {
+            "task": "classification",
+            "labels": list(train_images.labels),
+            "mean": task.mean.tolist(),
+            "std": task.std.tolist(),
+            "train": str(train),
+            "valid": None if valid is None else str(valid),
+            "init": None if init is None else str(init),
+            "architecture": dataclasses.asdict(architecture),
+            "data": dataclasses.asdict(data),
+            "optimization": dataclasses.asdict(optimization),
+        }
+    )
+    figures = Trainer(task, optimization, run).train()
+    return {**figures, "temperature": _calibrate(task, run)}
+
+
+def load_translation_run(run_path: Path) -> tuple[Transformer, dict[str, Any]]:
+    """The trained model of a run, in evaluation mode, and the run's configuration."""
+    config = RunFolder(run_path).read_config()
+    model = Transformer(Seq2SeqConfig(**config["architecture"]))
+    model.load_state_dict(RunFolder(run_path).load_weights())
+    return model.eval(), config
+
+
+def load_classification_run(run_path: Path) -> tuple[VisionTransformer, dict[str, Any]]:
+    """The trained model of a run, in evaluation mode, and the run's configuration."""
+    config = RunFolder(run_path).read_config()
+    model = VisionTransformer(ViTConfig(**config["architecture"]))
+    model.load_state_dict(RunFolder(run_path).load_weights())
+    return model.eval(), config
+
+
+def _read_images(
+    train: Path, valid: Path | None, image_size: int, data: ClassificationDataConfig
+) -> tuple[ImageSet, ImageSet]:
+    train_images = read_image_folder(train, image_size)
+    if valid is None:
+        return train_images.split(data.valid_share, VALID_SPLIT_SEED)
+    valid_images = read_image_folder(valid, image_size)
+    if valid_images.labels != train_images.labels:
+        raise ValueError(f"{valid} has the labels {valid_images.labels}, not those of {train}")
+    return train_images, valid_images
+
+
+def _calibrate(task: ClassificationTask, run: RunFolder) -> float:
+    with torch.no_grad():
+        task.model.eval()
+        logits = task.logits(task.valid_images)
+    temperature = fit_temperature(logits, task.valid_images.targets)
+    task.model.temperature.fill_(temperature)
+    run.save_weights(task.model.state_dict())
+    return temperature

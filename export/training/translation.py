@@ -1,0 +1,121 @@
+"""Training a translation model: teacher forcing with label smoothing on batches by tokens."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from export.data.parallel import Pair
+from export.data.perturb import perturb
+from export.data.tokens import (
+    PAD_ID,
+    TokenBatch,
+    TokenPair,
+    batches_by_tokens,
+    collate,
+    encode_pairs,
+    encode_pairs_with_dropout,
+    load_tokenizer,
+)
+from export.seq2seq import Transformer, shift_right
+from export.training.loop import OptimizationConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationDataConfig:
+    """What a translation model is trained on."""
+
+    vocab_size: int = 5000
+    max_tokens: int = 4096  # padded tokens a side in one batch
+    bpe_dropout: float = 0.05  # share of merges left out
+    perturb: bool = True  # other case, no final stop, two joined, names and numbers copied
+    max_length: int = 256  # longer training pairs are left out
+
+
+class TranslationTask:
+    """A Transformer and its sentence pairs, as the training loop sees them."""
+
+    unit = "target tokens"
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer_path: Path,
+        train: Sequence[Pair],
+        valid: Sequence[Pair],
+        data: TranslationDataConfig,
+        optimization: OptimizationConfig,
+    ) -> None:
+        self.model = model
+        self.tokenizer = load_tokenizer(tokenizer_path)
+        self.train_pairs = train
+        self.data = data
+        self.optimization = optimization
+        encoded = encode_pairs(self.tokenizer, valid)
+        self.valid_batches = batches_by_tokens(encoded, data.max_tokens, random.Random(0))
+
+    def epoch_batches(self, epoch: int) -> list[list[TokenPair]]:
+        """Perturb, tokenize and group all pairs anew."""
+        rng = random.Random(f"{self.optimization.seed} {epoch}")
+        pairs = perturb(self.train_pairs, rng) if self.data.perturb else self.train_pairs
+        seed = rng.randrange(2**31)
+        encoded = encode_pairs_with_dropout(self.tokenizer, pairs, self.data.bpe_dropout, seed)
+        limit = self.data.max_length
+        kept = [pair for pair in encoded if max(len(pair.source), len(pair.target)) <= limit]
+        return batches_by_tokens(kept, self.data.max_tokens, rng)
+
+    def loss(self, batch: list[TokenPair]) -> Tensor:
+        """Mean smoothed loss a target token."""
+        tokens = collate(batch)
+        loss = label_smoothed_loss(
+            self._logits(tokens), self._device(tokens.labels), self.optimization.label_smoothing
+        )
+        return loss / tokens.num_target_tokens
+
+    def num_units(self, batch: list[TokenPair]) -> int:
+        """Target tokens without padding."""
+        return sum(len(pair.target) for pair in batch)
+
+    def validate(self) -> dict[str, float]:
+        """Mean negative log-likelihood a target token, and the share of tokens guessed right."""
+        loss = correct = count = 0.0
+        for batch in self.valid_batches:
+            tokens = collate(batch)
+            labels = self._device(tokens.labels)
+            logits = self._logits(tokens)
+            loss += label_smoothed_loss(logits, labels, smoothing=0.0).item()
+            correct += ((logits.argmax(-1) == labels) & (labels != PAD_ID)).sum().item()
+            count += tokens.num_target_tokens
+        return {"loss": loss / count, "token_accuracy": correct / count}
+
+    def _logits(self, tokens: TokenBatch) -> Tensor:
+        # Teacher forcing: the decoder sees the reference up to the token it has to predict.
+        decoder_input_ids = shift_right(tokens.labels, self.model.config.pad_token_id)
+        logits: Tensor = self.model(
+            self._device(tokens.input_ids),
+            self._device(tokens.attention_mask),
+            self._device(decoder_input_ids),
+        )
+        return logits  # (B, T, V)
+
+    def _device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.model.final_logits_bias.device)
+
+
+def label_smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Summed cross-entropy against labels that keep 1 - smoothing of the probability.
+
+    The rest is spread evenly over the vocabulary but the padding token, which the model cannot
+    generate (section 5.4 of Vaswani et al.; Szegedy et al. 2016). logits (B, T, V), labels (B, T);
+    padded labels count nothing. Returns a scalar.
+    """
+    keep = labels != PAD_ID  # (B, T)
+    log_probabilities = torch.log_softmax(logits[keep], dim=-1)  # (tokens, V)
+    chosen = log_probabilities.gather(-1, labels[keep][:, None]).sum()
+    if smoothing == 0.0:
+        return -chosen
+    everywhere = log_probabilities.sum() - log_probabilities[:, PAD_ID].sum()
+    return -(1 - smoothing) * chosen - smoothing * everywhere / (logits.shape[-1] - 1)

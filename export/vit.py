@@ -1,0 +1,124 @@
+"""The Vision Transformer ("An Image is Worth 16x16 Words", Dosovitskiy et al. 2021).
+
+Its layers are those of the translation encoder, pre-norm with GELU. Pictures become words either as
+flat patches (the paper) or through a small convolutional stem (Hassani et al. 2021, "Escaping
+the Big Data Paradigm with Compact Transformers"), which needs far less data.
+Letters: B batch, N patches, d_model.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from export.dropout import Dropout
+from export.layers import EncoderLayer, LayerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ViTConfig:
+    """Architecture of a Vision Transformer; with a convolutional stem a patch is 4 x 4 pixels."""
+
+    num_labels: int
+    image_size: int = 32
+    patch_size: int = 4
+    stem: Literal["convolution", "patches"] = "convolution"
+    stem_channels: int = 64
+    d_model: int = 128
+    layers: int = 6
+    num_heads: int = 4
+    ffn_size: int = 256
+    dropout: float = 0.1
+
+    @property
+    def layer(self) -> LayerConfig:
+        """The configuration that every layer shares."""
+        return LayerConfig(
+            d_model=self.d_model,
+            num_heads=self.num_heads,
+            ffn_size=self.ffn_size,
+            dropout=self.dropout,
+            activation="gelu",
+            norm="pre",
+        )
+
+    @property
+    def num_patches(self) -> int:
+        """How many patches a picture has."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class PatchStem(nn.Module):
+    """Flat patches under one linear map, written as a convolution whose stride is its size."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(
+            3, config.d_model, kernel_size=config.patch_size, stride=config.patch_size
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, height, width) -> (B, N, d_model)."""
+        return self.projection(pixel_values).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class ConvolutionStem(nn.Module):
+    """Two rounds of convolution, ReLU and pooling: overlapping patches of 4 x 4 pixels."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        if config.patch_size != 4:
+            raise ValueError(f"a convolutional stem has patch_size 4, not {config.patch_size}")
+        self.conv1 = nn.Conv2d(3, config.stem_channels, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(config.stem_channels, config.d_model, kernel_size=3, padding=1)
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, height, width) -> (B, N, d_model)."""
+        states = self.pool(self.conv1(pixel_values).relu())  # (B, C, height / 2, width / 2)
+        states = self.pool(self.conv2(states).relu())  # (B, d_model, height / 4, width / 4)
+        return states.flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class VisionTransformer(nn.Module):
+    """Stem, class token, learned positions, encoder layers, a linear head on the class token."""
+
+    temperature: Tensor
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        stem = ConvolutionStem if config.stem == "convolution" else PatchStem
+        self.stem = stem(config)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.d_model))
+        self.position_embedding = nn.Parameter(
+            torch.randn(1, config.num_patches + 1, config.d_model) * 0.02
+        )
+        self.layers = nn.ModuleList(EncoderLayer(config.layer) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.head = nn.Linear(config.d_model, config.num_labels)
+        self.dropout = Dropout(config.dropout)
+        # Divides the logits; fitted on validation pictures after training (Guo et al. 2017).
+        self.register_buffer("temperature", torch.ones(()))
+        self._initialise()
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, height, width) -> logits (B, num_labels)."""
+        patches = self.stem(pixel_values)  # (B, N, d_model)
+        class_token = self.class_token.expand(len(patches), -1, -1)
+        states = torch.cat([class_token, patches], dim=1)  # (B, 1 + N, d_model)
+        states = self.dropout(states + self.position_embedding)
+        for layer in self.layers:
+            states = layer(states)
+        logits: Tensor = self.head(self.norm(states[:, 0]))
+        return logits / self.temperature
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]

@@ -1,0 +1,140 @@
+"""Collects what many callers submit one by one and runs it in batches.
+
+Knows neither images nor ONNX Runtime: it is given the function to run. Everything but that function
+happens on the event loop, so nothing here is locked.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Generic, TypeVar
+
+from service.errors import Draining
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[Result]):
+    """One item's result and how long its batch ran."""
+
+    result: Result
+    run_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    arrived: float
+    answer: asyncio.Future[Answer[Result]]
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs a batch when it is full, when its first item has waited `delay_seconds`, or at once if
+    nothing more is announced: a lone caller never waits for company that does not come.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        max_size: int,
+        delay_seconds: float,
+    ) -> None:
+        self._run = run
+        self._max_size = max_size
+        self._delay_seconds = delay_seconds
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._num_announced = 0
+        self._changed = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
+        self._serving: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to serve, on the running loop."""
+        self._serving = asyncio.create_task(self._serve())
+
+    async def stop(self) -> None:
+        """Refuse what still waits and end the thread after its present run."""
+        if self._serving is not None:
+            self._serving.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._serving
+        for waiting in self._waiting:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(Draining("the model is being unloaded"))
+        self._waiting.clear()
+        self._thread.shutdown(wait=False)
+
+    def announce(self) -> None:
+        """Say that an item will be submitted soon; `retract` ends it, submitted or not."""
+        self._num_announced += 1
+
+    def retract(self) -> None:
+        """The item that was announced is here, or will not come."""
+        self._num_announced -= 1
+        self._changed.set()
+
+    async def submit(self, item: Item) -> Answer[Result]:
+        """The item's result. Whoever is cancelled here is left out of the next batch."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer[Result]] = loop.create_future()
+        self._waiting.append(_Waiting(item, loop.time(), answer))
+        self._changed.set()
+        return await answer
+
+    async def _serve(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._waiting:
+                await self._wait_for_company()
+                if batch := self._take():
+                    await self._run_batch(batch)
+
+    async def _wait_for_company(self) -> None:
+        deadline = self._waiting[0].arrived + self._delay_seconds
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while self._num_announced and len(self._waiting) < self._max_size:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        """The next batch, without those whose caller has left."""
+        batch: list[_Waiting[Item, Result]] = []
+        while self._waiting and len(batch) < self._max_size:
+            waiting = self._waiting.popleft()
+            if not waiting.answer.done():
+                batch.append(waiting)
+        return batch
+
+    async def _run_batch(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
+        """Run it off the loop. Whatever fails is the batch's failure and never ends the serving."""
+        items = [waiting.item for waiting in batch]
+        started = perf_counter()
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._run, items
+            )
+        except asyncio.CancelledError:
+            _fail(batch, Draining("the model is being unloaded"))
+            raise
+        except Exception as error:
+            _fail(batch, error)
+            return
+        seconds = perf_counter() - started
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(Answer(result, seconds))
+
+
+def _fail(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(error)

@@ -1,0 +1,281 @@
+"""Image files in, labels out: admission, preprocessing, batching, ranking.
+
+Knows no protobuf and no ONNX Runtime. Lives on the event loop; decoding an image and running the
+model happen in threads.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import Bundle
+from service.classification.batcher import Answer, Batcher
+from service.classification.image import Preprocessor
+from service.classification.runner import ClassifierRunner
+from service.errors import (
+    AttendantError,
+    DeadlineUnmeetable,
+    InvalidImage,
+    InvalidOption,
+    Overloaded,
+)
+from service.metrics import Metrics
+from service.runtime import choose_device, choose_precision
+from service.settings import Settings
+
+DEFAULT_TOP_K = 5
+
+# A retry hint while nothing has been measured yet.
+_UNMEASURED_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """One label of an image."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationResult:
+    """One image's labels, most probable first, or why there are none."""
+
+    error: AttendantError | None
+    labels: tuple[LabelScore, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationTiming:
+    """Seconds; of the images of a call, the longest in each stage."""
+
+    queue_seconds: float
+    preprocess_seconds: float
+    inference_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The results of a call, in the order of its images."""
+
+    results: list[ClassificationResult]
+    timing: ClassificationTiming
+
+
+@dataclass(frozen=True, slots=True)
+class _Classified:
+    result: ClassificationResult
+    preprocess_seconds: float = 0.0
+    inference_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+class ClassificationEngine:
+    """Serves one bundle. Constructing it opens and warms up the model: do that in a thread."""
+
+    def __init__(self, bundle: Bundle, *, settings: Settings, metrics: Metrics) -> None:
+        self.model_name = f"{bundle.name}/{bundle.version}"
+        self.device = choose_device(settings.device)
+        self.precision = choose_precision(settings.precision, self.device, bundle.precisions)
+        self.degraded: str | None = None
+        card = bundle.classification
+        self.labels = card.labels
+        self._multi_label = card.multi_label
+        self._max_queued = settings.max_queued_images
+        self._metrics = metrics
+        self._num_threads = settings.image_threads or os.cpu_count() or 1
+        self._preprocess = Preprocessor(card.image, max_pixels=settings.max_image_pixels)
+        self._runner = ClassifierRunner(
+            bundle,
+            size=self._preprocess.size,
+            device=self.device,
+            precision=self.precision,
+            threads=self._num_threads,
+            max_batch=settings.max_batch_images,
+            fixed_batch=settings.deterministic and self.device == "cuda",
+        )
+        self._delay_seconds = settings.image_batch_delay_seconds
+        self._num_queued = 0
+        self._rate = RateMeter()
+
+    def start(self) -> None:
+        """Begin to serve, on the running loop."""
+        self._batcher: Batcher[NDArray[np.float32], NDArray[np.float32]] = Batcher(
+            self._run, max_size=self._runner.max_batch, delay_seconds=self._delay_seconds
+        )
+        self._batcher.start()
+        self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="preprocess")
+
+    async def stop(self) -> None:
+        """Refuse what still waits and end the threads."""
+        await self._batcher.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def classify(
+        self,
+        images: Sequence[bytes],
+        top_k: int | None = None,
+        *,
+        deadline_seconds: float | None = None,
+    ) -> Classification:
+        """Classify every image; one that cannot be decoded has an error of its own.
+
+        Raises InvalidOption; Overloaded and DeadlineUnmeetable before any work is done.
+        """
+        started = perf_counter()
+        top_k = self._check_top_k(top_k)
+        self._admit(len(images), deadline_seconds)
+        tasks = [asyncio.create_task(self._classify(image, top_k)) for image in images]
+        for task in tasks:
+            task.add_done_callback(self._release)  # runs even if it is cancelled before it began
+        classified = await asyncio.gather(*tasks)
+        return Classification(
+            [one.result for one in classified], _timing(classified, perf_counter() - started)
+        )
+
+    def _check_top_k(self, top_k: int | None) -> int:
+        if top_k is None:
+            return min(DEFAULT_TOP_K, len(self.labels))
+        if not 1 <= top_k <= len(self.labels):
+            raise InvalidOption(
+                f"top_k is {top_k}, expected 1 to {len(self.labels)}, the number of labels",
+                field="top_k",
+            )
+        return top_k
+
+    def _admit(self, num_images: int, deadline_seconds: float | None) -> None:
+        """Take a call whole or refuse it whole."""
+        excess = self._num_queued + num_images - self._max_queued
+        if excess > 0:
+            self._metrics.requests_rejected.labels(self.model_name, Overloaded.reason).inc()
+            raise self._overloaded(num_images, excess)
+        seconds = self._rate.seconds(self._num_queued + num_images)
+        if deadline_seconds is not None and seconds is not None and seconds > deadline_seconds:
+            self._metrics.requests_rejected.labels(self.model_name, DeadlineUnmeetable.reason).inc()
+            raise DeadlineUnmeetable(
+                f"{self._num_queued} images wait and these {num_images} would be ready in "
+                f"{seconds:.3f} s, the deadline is in {deadline_seconds:.3f} s"
+            )
+        self._num_queued += num_images
+        self._metrics.requests_waiting.labels(self.model_name).set(self._num_queued)
+
+    def _release(self, task: object) -> None:
+        self._num_queued -= 1
+        self._metrics.requests_waiting.labels(self.model_name).set(self._num_queued)
+
+    def _overloaded(self, num_images: int, excess: int) -> Overloaded:
+        if num_images > self._max_queued:
+            return Overloaded(
+                f"the call has {num_images} images, the queue takes {self._max_queued} at most"
+            )
+        seconds = self._rate.seconds(excess)
+        return Overloaded(
+            f"{self._num_queued} images wait, {num_images} more would pass the limit of "
+            f"{self._max_queued}",
+            retry_after_seconds=_UNMEASURED_SECONDS if seconds is None else max(seconds, 0.001),
+        )
+
+    async def _classify(self, content: bytes, top_k: int) -> _Classified:
+        """One image from admission to its labels."""
+        admitted = perf_counter()
+        try:
+            answer, preprocess_seconds = await self._logits(content)
+        except InvalidImage as error:
+            return _Classified(ClassificationResult(error))
+        self._rate.finished(admitted)
+        seconds = perf_counter() - admitted
+        self._metrics.images.labels(self.model_name).inc()
+        self._metrics.queue_seconds.labels(self.model_name).observe(
+            max(seconds - preprocess_seconds - answer.run_seconds, 0.0)
+        )
+        labels = rank(answer.result, self.labels, top_k, multi_label=self._multi_label)
+        return _Classified(
+            ClassificationResult(None, labels), preprocess_seconds, answer.run_seconds, seconds
+        )
+
+    async def _logits(self, content: bytes) -> tuple[Answer[NDArray[np.float32]], float]:
+        self._batcher.announce()
+        try:
+            pixels, preprocess_seconds = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._timed_preprocess, content
+            )
+        finally:
+            self._batcher.retract()
+        return await self._batcher.submit(pixels), preprocess_seconds
+
+    def _timed_preprocess(self, content: bytes) -> tuple[NDArray[np.float32], float]:
+        started = perf_counter()
+        pixels = self._preprocess(content)
+        seconds = perf_counter() - started
+        self._metrics.preprocess_seconds.labels(self.model_name).observe(seconds)
+        return pixels, seconds
+
+    def _run(self, images: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
+        started = perf_counter()
+        logits = self._runner.run(images)
+        self._metrics.inference_seconds.labels(self.model_name).observe(perf_counter() - started)
+        self._metrics.classification_batch_size.labels(self.model_name).observe(len(images))
+        return list(logits)
+
+
+class RateMeter:
+    """How fast images are finished while any wait: a moving average over about twenty."""
+
+    _WEIGHT = 0.05
+
+    def __init__(self) -> None:
+        self._seconds_an_image: float | None = None
+        self._last_finished = 0.0
+
+    def finished(self, admitted: float) -> None:
+        """An image that was admitted at `admitted` is done now."""
+        now = perf_counter()
+        interval = now - max(admitted, self._last_finished)
+        self._last_finished = now
+        if self._seconds_an_image is None:
+            self._seconds_an_image = interval
+        self._seconds_an_image += self._WEIGHT * (interval - self._seconds_an_image)
+
+    def seconds(self, num_images: int) -> float | None:
+        """Seconds that so many images take; None before the first."""
+        return None if self._seconds_an_image is None else num_images * self._seconds_an_image
+
+
+def probabilities(logits: NDArray[np.float32], *, multi_label: bool) -> NDArray[np.float64]:
+    """(N,) -> (N,): each label's own probability if several may hold, else a distribution."""
+    wide = logits.astype(np.float64)
+    if multi_label:
+        # exp of a negative number only: no overflow on either side
+        small = np.exp(-np.abs(wide))
+        return np.where(wide >= 0, 1.0, small) / (1.0 + small)
+    powers = np.exp(wide - wide.max())
+    return np.asarray(powers / powers.sum())
+
+
+def rank(
+    logits: NDArray[np.float32], labels: Sequence[str], top_k: int, *, multi_label: bool
+) -> tuple[LabelScore, ...]:
+    """The `top_k` most probable labels; of equal ones the first."""
+    chances = probabilities(logits, multi_label=multi_label)
+    best = np.argsort(-chances, kind="stable")[:top_k]
+    return tuple(LabelScore(labels[i], i, float(chances[i])) for i in best.tolist())
+
+
+def _timing(classified: Sequence[_Classified], total_seconds: float) -> ClassificationTiming:
+    def waited(one: _Classified) -> float:
+        return max(one.total_seconds - one.preprocess_seconds - one.inference_seconds, 0.0)
+
+    return ClassificationTiming(
+        queue_seconds=max(map(waited, classified), default=0.0),
+        preprocess_seconds=max((one.preprocess_seconds for one in classified), default=0.0),
+        inference_seconds=max((one.inference_seconds for one in classified), default=0.0),
+        total_seconds=total_seconds,
+    )

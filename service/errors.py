@@ -1,0 +1,172 @@
+"""Every error a caller can be told about. Knows nothing of gRPC or HTTP: a status is a name.
+
+AttendantError
+├── InvalidArgument           INVALID_ARGUMENT     INVALID_REQUEST
+│   ├── UndecodableMessage                         UNDECODABLE_MESSAGE
+│   ├── InvalidOption                              INVALID_OPTION
+│   ├── InvalidText                                INVALID_TEXT
+│   │   └── TextTooLong                            TEXT_TOO_LONG
+│   └── InvalidImage                               INVALID_IMAGE
+│       └── ImageTooLarge                          IMAGE_TOO_LARGE
+├── NotFound                  NOT_FOUND            NOT_FOUND
+│   ├── ModelNotFound                              MODEL_NOT_FOUND
+│   └── LanguagePairNotFound                       LANGUAGE_PAIR_NOT_FOUND
+├── ResourceExhausted         RESOURCE_EXHAUSTED   RESOURCE_EXHAUSTED
+│   ├── Overloaded                                 QUEUE_FULL
+│   └── DeadlineUnmeetable                         DEADLINE_UNMEETABLE
+├── Unavailable               UNAVAILABLE          UNAVAILABLE
+│   ├── Starting                                   STARTING
+│   ├── Draining                                   DRAINING
+│   └── ModelUnavailable                           MODEL_UNAVAILABLE
+└── InternalError             INTERNAL             INTERNAL
+BundleError                   never reaches a caller
+"""
+
+from typing import ClassVar
+
+ERROR_DOMAIN = "attendant"
+
+
+class AttendantError(Exception):
+    """A gRPC status by name, a reason from the closed list above and a message for people.
+
+    `field` is the path of what is wrong in the request (`contents[3]`, `options.beam_size`).
+    `retry_after_seconds` says when a retry may succeed; None means that nothing is known, or, for a
+    class with `pushback`, that a retry cannot help.
+    """
+
+    status: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "INTERNAL"
+    pushback: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidArgument(AttendantError):
+    """The request is wrong whatever the state of the server."""
+
+    status = "INVALID_ARGUMENT"
+    reason = "INVALID_REQUEST"
+
+
+class UndecodableMessage(InvalidArgument):
+    """The bytes of the request are not the message they should be."""
+
+    reason = "UNDECODABLE_MESSAGE"
+
+
+class InvalidOption(InvalidArgument):
+    """An option is out of its range or contradicts another."""
+
+    reason = "INVALID_OPTION"
+
+
+class InvalidText(InvalidArgument):
+    """One text cannot be translated."""
+
+    reason = "INVALID_TEXT"
+
+
+class TextTooLong(InvalidText):
+    """One text is over `max_text_bytes`."""
+
+    reason = "TEXT_TOO_LONG"
+
+
+class InvalidImage(InvalidArgument):
+    """One image cannot be decoded."""
+
+    reason = "INVALID_IMAGE"
+
+
+class ImageTooLarge(InvalidImage):
+    """One image's header announces more than `max_image_pixels`."""
+
+    reason = "IMAGE_TOO_LARGE"
+
+
+class NotFound(AttendantError):
+    """What the request names does not exist here."""
+
+    status = "NOT_FOUND"
+    reason = "NOT_FOUND"
+
+
+class ModelNotFound(NotFound):
+    """No model of this name, version or task."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class LanguagePairNotFound(NotFound):
+    """No model serves this pair of languages."""
+
+    reason = "LANGUAGE_PAIR_NOT_FOUND"
+
+
+class ResourceExhausted(AttendantError):
+    """Refused at the door: nothing of the call was done."""
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "RESOURCE_EXHAUSTED"
+    pushback = True
+
+
+class Overloaded(ResourceExhausted):
+    """The queue is full."""
+
+    reason = "QUEUE_FULL"
+
+
+class DeadlineUnmeetable(ResourceExhausted):
+    """At the measured rate the answer would come after the caller's deadline."""
+
+    reason = "DEADLINE_UNMEETABLE"
+
+
+class Unavailable(AttendantError):
+    """Not now; another replica may answer."""
+
+    status = "UNAVAILABLE"
+    reason = "UNAVAILABLE"
+
+
+class Starting(Unavailable):
+    """The models are still being loaded."""
+
+    reason = "STARTING"
+
+
+class Draining(Unavailable):
+    """The server is shutting down and takes no new calls."""
+
+    reason = "DRAINING"
+
+
+class ModelUnavailable(Unavailable):
+    """The model exists but cannot serve: it is loading or has failed."""
+
+    reason = "MODEL_UNAVAILABLE"
+
+
+class InternalError(AttendantError):
+    """Our bug. The text is fixed, so that nothing of the inside leaks out."""
+
+    MESSAGE: ClassVar[str] = "internal error; the server's log has it under this request id"
+
+    def __init__(self) -> None:
+        super().__init__(self.MESSAGE)
+
+
+class BundleError(Exception):
+    """A bundle on disk is not what it says it is; the message says what was expected and found."""

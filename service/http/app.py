@@ -1,0 +1,174 @@
+"""The HTTP side: metrics, health, and the calls of the API as JSON of the same messages.
+
+Knows no engine: it is given the functions that gRPC answers with.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Self, TypeVar
+
+from aiohttp import web
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from attendant.v1 import classification_pb2, translation_pb2
+from service.errors import AttendantError, InternalError, InvalidOption, UndecodableMessage
+from service.http.errors import error_response, response_of_http_exception
+from service.lifecycle import Lifecycle
+from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
+from service.metrics import CONTENT_TYPE, Metrics
+
+logger = logging.getLogger(__name__)
+
+Translate = Callable[
+    [translation_pb2.TranslateRequest], Awaitable[translation_pb2.TranslateResponse]
+]
+Classify = Callable[
+    [classification_pb2.ClassifyRequest], Awaitable[classification_pb2.ClassifyResponse]
+]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Request = TypeVar("Request", bound=Message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpApi:
+    """The routes, and what they answer with."""
+
+    translate: Translate
+    classify: Classify
+    is_ready: Callable[[], bool]
+    lifecycle: Lifecycle
+    metrics: Metrics
+
+    def application(self, *, max_message_bytes: int) -> web.Application:
+        """The aiohttp application, all routes in it."""
+        application = web.Application(
+            client_max_size=max_message_bytes, middlewares=[self._around_call]
+        )
+        application.add_routes(
+            [
+                web.get("/metrics", self._serve_metrics),
+                web.get("/healthz", self._serve_healthz),
+                web.get("/readyz", self._serve_readyz),
+                web.post("/v1/translate", self._serve_translate),
+                web.post("/v1/classify", self._serve_classify),
+            ]
+        )
+        return application
+
+    async def _serve_metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _serve_healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def _serve_readyz(self, request: web.Request) -> web.Response:
+        if self.is_ready():
+            return web.json_response({"status": "ready"})
+        return web.json_response({"status": self.lifecycle.phase.value}, status=503)
+
+    async def _serve_translate(self, request: web.Request) -> web.Response:
+        message = _parse(await request.read(), translation_pb2.TranslateRequest())
+        with self.lifecycle.call():
+            return _json_response(await self.translate(message))
+
+    async def _serve_classify(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        if request.content_type.startswith("image/") or _is_octets(request):
+            message = _classify_request(body, request)
+        else:
+            message = _parse(body, classification_pb2.ClassifyRequest())
+        with self.lifecycle.call():
+            return _json_response(await self.classify(message))
+
+    @web.middleware
+    async def _around_call(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Request id, errors as JSON, one log line."""
+        request_id = request_id_or_new(request.headers.get(REQUEST_ID_HEADER))
+        current_request_id.set(request_id)
+        started = perf_counter()
+        response = await _answer(request, handler)
+        response.headers[REQUEST_ID_HEADER] = request_id
+        level = logging.INFO if request.path.startswith("/v1/") else logging.DEBUG
+        logger.log(
+            level,
+            "%s %s %d in %.1f ms",
+            *(request.method, request.path, response.status),
+            (perf_counter() - started) * 1000,
+        )
+        return response
+
+
+class HttpServer:
+    """A running application on a port of its own."""
+
+    def __init__(self, runner: web.AppRunner) -> None:
+        self._runner = runner
+        self.port: int = runner.addresses[0][1]
+
+    @classmethod
+    async def start(cls, application: web.Application, host: str, port: int) -> Self:
+        """Listen. Raises OSError if the port is taken."""
+        # A caller who hangs up ends its call; aiohttp lets it run on unless told.
+        runner = web.AppRunner(
+            application, access_log=None, handler_cancellation=True, shutdown_timeout=0.5
+        )
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        return cls(runner)
+
+    async def stop(self) -> None:
+        """Close the port and hang up."""
+        await self._runner.cleanup()
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except AttendantError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        return response_of_http_exception(error)
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return error_response(InternalError())
+
+
+def _is_octets(request: web.Request) -> bool:
+    """aiohttp reads a missing Content-Type as octet-stream too; JSON must be named, or begin so."""
+    return request.content_type == "application/octet-stream" and "Content-Type" in request.headers
+
+
+def _parse(body: bytes, message: Request) -> Request:
+    try:
+        json_format.Parse(body, message)
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        name = message.DESCRIPTOR.name
+        raise UndecodableMessage(f"the body is no JSON of {name}: {error}") from error
+    return message
+
+
+def _classify_request(body: bytes, request: web.Request) -> classification_pb2.ClassifyRequest:
+    """A raw image, its options in the query."""
+    image = classification_pb2.Image(content=body)
+    message = classification_pb2.ClassifyRequest(
+        images=[image], model=request.query.get("model", "")
+    )
+    if top_k := request.query.get("top_k"):
+        if not (top_k.isascii() and top_k.isdigit() and len(top_k) < 10):
+            raise InvalidOption(f"top_k is {top_k!r}, expected an integer", field="top_k")
+        message.top_k = int(top_k)
+    return message
+
+
+def _json_response(message: Message) -> web.Response:
+    text = json_format.MessageToJson(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        indent=None,
+        ensure_ascii=False,
+    )
+    return web.Response(text=text, content_type="application/json")

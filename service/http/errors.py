@@ -1,0 +1,45 @@
+"""Errors as JSON, in the shape that Google's APIs use, with HTTP's own code and Retry-After."""
+
+import math
+from typing import Any, Final
+
+from aiohttp import web
+from google.protobuf import json_format
+
+from service.errors import AttendantError
+from service.rpc.status import to_status
+
+_HTTP_CODES: Final = {
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+}
+
+# What aiohttp itself refuses.
+_STATUS_NAMES: Final = {404: "NOT_FOUND", 405: "UNIMPLEMENTED", 413: "RESOURCE_EXHAUSTED"}
+
+
+def error_response(error: AttendantError) -> web.Response:
+    """The response to a call that failed with an error of ours."""
+    status = json_format.MessageToDict(to_status(error), preserving_proto_field_name=True)
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    details = status.get("details", [])
+    return _response(_HTTP_CODES[error.status], error.status, status["message"], details, headers)
+
+
+def response_of_http_exception(error: web.HTTPException) -> web.Response:
+    """The response to what is wrong as HTTP: path, method, size."""
+    name = _STATUS_NAMES.get(error.status, "INVALID_ARGUMENT")
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    return _response(error.status, name, error.text or error.reason, [], headers)
+
+
+def _response(
+    code: int, status: str, message: str, details: list[Any], headers: dict[str, str]
+) -> web.Response:
+    error = {"code": code, "status": status, "message": message, "details": details}
+    return web.json_response({"error": error}, status=code, headers=headers)

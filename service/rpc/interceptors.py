@@ -1,0 +1,191 @@
+"""Around every call: request id, draining, errors as google.rpc details, metrics, one log line.
+
+Facts of grpc.aio that this works around: an exception of a handler or of a deserializer reaches the
+caller as UNKNOWN with its text; an expired deadline arrives as CancelledError, like a caller's
+leaving; a generator that is left while its message is being written is told only by the collector.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeAlias, cast
+
+import grpc
+import grpc.aio
+
+from service.errors import AttendantError, InternalError, UndecodableMessage
+from service.lifecycle import Lifecycle
+from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
+from service.metrics import Metrics
+from service.rpc.status import shorten, to_status
+
+logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+# In quotes: generic in its type stubs alone.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+FoundHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+# Calls of other services (health, reflection) neither delay a drain nor fill the log.
+_OWN_PACKAGE = "attendant."
+
+
+@dataclass(frozen=True, slots=True)
+class _Undecodable:
+    """Stands in for a request that could not be decoded."""
+
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method, by the labels of grpc_server_*."""
+
+    call_type: str
+    service: str
+    name: str
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        return self.call_type, self.service, self.name
+
+    @property
+    def is_own(self) -> bool:
+        return self.service.startswith(_OWN_PACKAGE)
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """One for the whole server."""
+
+    def __init__(self, *, lifecycle: Lifecycle, metrics: Metrics) -> None:
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[FoundHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> FoundHandler:
+        """Wrap a method's handler, once; None (no such method) is left to gRPC."""
+        path = handler_call_details.method
+        if path not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._wrapped[path] = self._wrap(path, handler)
+        return self._wrapped[path]
+
+    def _wrap(self, path: str, handler: Handler) -> Handler:
+        _, service, name = path.split("/")
+        serialization = {
+            "request_deserializer": _tolerant(handler.request_deserializer),
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            method = _Method("bidi_stream", service, name)
+            make = grpc.stream_stream_rpc_method_handler
+            behavior: Any = handler.stream_stream
+            if not handler.request_streaming:
+                method = _Method("server_stream", service, name)
+                make = grpc.unary_stream_rpc_method_handler
+                behavior = handler.unary_stream
+            return make(self._streaming(method, behavior), **serialization)
+        method = _Method("unary", service, name)
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary), **serialization
+        )
+
+    def _unary(self, method: _Method, behavior: Any) -> Any:
+        async def unary(request: Any, context: Context) -> Any:
+            return await self._serve(method, request, context, behavior)
+
+        return unary
+
+    def _streaming(self, method: _Method, behavior: Any) -> Any:
+        async def write_all(request: Any, context: Context) -> None:
+            responses = cast(AsyncGenerator[Any, None], behavior(request, context))
+            async with aclosing(responses):
+                async for response in responses:
+                    await context.write(response)
+
+        async def stream(request: Any, context: Context) -> None:
+            await self._serve(method, request, context, write_all)
+
+        return stream
+
+    async def _serve(
+        self,
+        method: _Method,
+        request: Any,
+        context: Context,
+        behavior: Callable[[Any, Context], Awaitable[Any]],
+    ) -> Any:
+        request_id = request_id_or_new(_metadata_value(context, REQUEST_ID_HEADER))
+        current_request_id.set(request_id)  # a call has a task, and so a context, of its own
+        trailers: Trailers = ((REQUEST_ID_HEADER, request_id),)
+        context.set_trailing_metadata(trailers)
+        self._metrics.calls_started.labels(*method.labels).inc()
+        started = perf_counter()
+        code = "OK"
+        try:
+            with self._lifecycle.call() if method.is_own else nullcontext():
+                if isinstance(request, _Undecodable):
+                    raise UndecodableMessage(
+                        f"the {request.num_bytes} bytes are no request of {method.name}"
+                    )
+                return await behavior(request, context)
+        except asyncio.CancelledError:
+            code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
+            raise
+        except AttendantError as error:
+            code = error.status
+            await _abort(context, error, trailers)
+        except Exception:
+            code = "INTERNAL"
+            logger.exception("%s/%s failed", method.service, method.name)
+            await _abort(context, InternalError(), trailers)
+        finally:
+            self._account(method, code, perf_counter() - started)
+
+    def _account(self, method: _Method, code: str, seconds: float) -> None:
+        self._metrics.calls_handled.labels(*method.labels, code).inc()
+        self._metrics.call_seconds.labels(*method.labels).observe(seconds)
+        level = logging.INFO if method.is_own else logging.DEBUG
+        logger.log(level, "%s/%s %s in %.1f ms", method.service, method.name, code, seconds * 1000)
+
+
+async def _abort(context: Context, error: AttendantError, trailers: Trailers) -> None:
+    details = to_status(error).SerializeToString()
+    trailers += (("grpc-status-details-bin", details),)
+    if error.pushback:
+        trailers += (("grpc-retry-pushback-ms", str(_pushback_milliseconds(error))),)
+    await context.abort(grpc.StatusCode[error.status], shorten(error.message), trailers)
+
+
+def _pushback_milliseconds(error: AttendantError) -> int:
+    """-1 tells gRPC's own retries that none can help."""
+    if error.retry_after_seconds is None:
+        return -1
+    return max(round(error.retry_after_seconds * 1000), 1)
+
+
+def _metadata_value(context: Context, name: str) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == name:
+            return value if isinstance(value, str) else None
+    return None
+
+
+def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    def deserialize(content: bytes) -> Any:
+        try:
+            return deserializer(content) if deserializer is not None else content
+        except Exception:  # protobuf's DecodeError; the caller is told, by name and size alone
+            return _Undecodable(len(content))
+
+    return deserialize

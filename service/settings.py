@@ -1,0 +1,152 @@
+"""Every setting of the server, declared once: a flag, an environment variable and a TOML key each.
+
+`--grpc-port 1` = `ATTENDANT_GRPC_PORT=1` = `grpc_port = 1` in the file that `--config` (or
+`ATTENDANT_CONFIG`) names; a flag wins over the environment, the environment over the file.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "int8", "fp16"]
+
+# Pillow refuses to open anything larger, before it allocates.
+PILLOW_MAX_PIXELS = 178_956_970
+
+
+def _split(value: object) -> object:
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Attendant: a gRPC server for translation and image classification."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ATTENDANT_",
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="attendant-server",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    config: Path | None = Field(None, description="TOML file with settings, names as in here")
+
+    host: str = Field("127.0.0.1", description="address that both ports listen on")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
+    http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 takes a free one")
+    max_message_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="largest request or response, gRPC and HTTP"
+    )
+    drain_seconds: float = Field(
+        25.0, ge=0, description="how long running calls may take to finish after SIGTERM"
+    )
+
+    models: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/ each")
+    default_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="names, comma-separated, preferred where several models could answer"
+    )
+    poll_models_seconds: float = Field(
+        0.0, ge=0, description="look for changed bundles this often; 0: on SIGHUP only"
+    )
+    device: Device = Field("auto", description="auto: a GPU if there is one")
+    precision: Precision = Field("auto", description="auto: int8 on a CPU, fp16 on a GPU, or fp32")
+    deterministic: bool = Field(
+        False, description="one fixed batch size on a GPU: same bits at any load, slower"
+    )
+
+    decode_workers: int = Field(0, ge=0, description="decoding threads a model; 0: one a core")
+    max_rows: int = Field(128, ge=1, description="rows (beams) that a decode worker runs at once")
+    encode_tokens_per_step: int = Field(
+        2048, ge=1, description="source tokens encoded at most between two decode steps"
+    )
+    max_queued_sequences: int = Field(
+        4096, ge=1, description="sentences a model lets wait; further calls are refused"
+    )
+    max_text_bytes: int = Field(65536, ge=1, description="largest single text, UTF-8 bytes")
+
+    image_threads: int = Field(
+        0, ge=0, description="threads that decode images, and that run a classifier; 0: one a core"
+    )
+    max_batch_images: int = Field(16, ge=1, description="images a classifier runs at once")
+    image_batch_delay_seconds: float = Field(
+        0.005, ge=0, description="how long an image waits for others that are being decoded"
+    )
+    max_queued_images: int = Field(
+        512, ge=1, description="images a model lets wait; further calls are refused"
+    )
+    max_image_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=PILLOW_MAX_PIXELS,
+        description="largest image, width x height as its header says",
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged"
+    )
+    log_format: Literal["plain", "json"] = Field("plain", description="one line, or one JSON, each")
+
+    @classmethod
+    def load(cls, arguments: Sequence[str]) -> "Settings":
+        """Read flags, environment and file; for --help or a mistake, print and exit."""
+        path = _config_path(arguments)
+
+        class WithFile(cls):  # type: ignore[misc, valid-type]  # where pydantic looks for the path
+            """Attendant: a gRPC server for translation and image classification."""
+
+            model_config = SettingsConfigDict(toml_file=path)
+
+        cli: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
+            WithFile, cli_parse_args=list(arguments)
+        )
+        try:
+            found = WithFile(_cli_settings_source=cli)
+        except ValidationError as error:
+            sys.exit("\n".join(f"attendant-server: {line}" for line in _complaints(error)))
+        return cls.model_construct(**dict(found))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """First wins: keyword arguments (flags go before them), the environment, the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def _config_path(arguments: Sequence[str]) -> Path | None:
+    """The settings file, needed before everything else is parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=os.environ.get("ATTENDANT_CONFIG"))
+    path = parser.parse_known_args(list(arguments))[0].config
+    if path and not Path(path).is_file():
+        sys.exit(f"attendant-server: expected a settings file at {path}, found none")
+    return Path(path) if path else None
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    return [
+        f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r}"
+        for fault in error.errors()
+    ]

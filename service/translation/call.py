@@ -1,0 +1,234 @@
+"""One call on its way through the engine: the sequences it waits for, and what it tells its caller.
+
+Lives on the event loop.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+
+from service.errors import AttendantError, InternalError
+from service.translation.options import DecodingOptions, FinishReason
+from service.translation.preparation import PreparedText
+from service.translation.results import (
+    Hypothesis,
+    StreamEvent,
+    TextDelta,
+    TextFinished,
+    Timing,
+    TranslationResult,
+)
+from service.translation.sequence import Sequence
+from service.translation.tokenizer import Tokenizer
+
+Emit = Callable[[StreamEvent], None]
+
+
+class Call:
+    """The texts of one call, each with its result once it is finished."""
+
+    def __init__(
+        self,
+        prepared: SequenceOf[PreparedText | AttendantError],
+        options: DecodingOptions,
+        tokenizer: Tokenizer,
+        *,
+        arrived_at: float,
+        emit: Emit | None = None,
+    ) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.results = [TranslationResult()] * len(prepared)
+        self.sequences: list[Sequence] = []
+        self._prepared = prepared
+        self._options = options
+        self._tokenizer = tokenizer
+        self._emit = emit
+        self._num_open = len(prepared)
+        self._texts = [
+            None if isinstance(one, AttendantError) else self._text(index, one, arrived_at)
+            for index, one in enumerate(prepared)
+        ]
+
+    def begin(self) -> None:
+        """Finish what has nothing to decode: texts with an error, and texts without tokens."""
+        for index, (text, prepared) in enumerate(zip(self._texts, self._prepared, strict=True)):
+            if isinstance(prepared, AttendantError):
+                self.finish_text(index, TranslationResult(error=prepared))
+            elif text is not None:
+                text.advance()
+
+    def finish_text(self, index: int, result: TranslationResult) -> None:
+        """A text has its result; with the last one the call is done."""
+        self.results[index] = result
+        self._num_open -= 1
+        self.emit(TextFinished(index, result))
+        if self._num_open == 0 and not self.done.done():
+            self.done.set_result(None)
+
+    def emit(self, event: StreamEvent) -> None:
+        """Tell the caller, if it listens."""
+        if self._emit is not None:
+            self._emit(event)
+
+    def timing(self, preprocess_seconds: float, total_seconds: float) -> Timing:
+        """Where the call's time went."""
+        decoded = [sequence for sequence in self.sequences if sequence.finished_at]
+        return Timing(
+            queue_seconds=_longest(one.admitted_at - one.arrived_at for one in decoded),
+            preprocess_seconds=preprocess_seconds,
+            encode_seconds=_longest(one.encode_seconds for one in decoded),
+            decode_seconds=_longest(
+                one.finished_at - one.admitted_at - one.encode_seconds for one in decoded
+            ),
+            total_seconds=total_seconds,
+        )
+
+    def _text(self, index: int, prepared: PreparedText, arrived_at: float) -> "TextProgress":
+        text = TextProgress(self, index, prepared, self._options, self._tokenizer)
+        for piece, source_ids in enumerate(prepared.source_ids):
+            if source_ids:
+                self.sequences.append(
+                    Sequence(
+                        source_ids=np.array(source_ids, np.int64),
+                        options=self._options,
+                        receiver=PieceReceiver(text, piece),
+                        streamed=self._emit is not None,
+                        arrived_at=arrived_at,
+                    )
+                )
+        return text
+
+
+class TextProgress:
+    """One text: which pieces are finished, and how much of it can no longer change."""
+
+    def __init__(
+        self,
+        call: Call,
+        index: int,
+        prepared: PreparedText,
+        options: DecodingOptions,
+        tokenizer: Tokenizer,
+    ) -> None:
+        self._call = call
+        self._index = index
+        self._prepared = prepared
+        self._options = options
+        self._tokenizer = tokenizer
+        self._sequences: dict[int, Sequence] = {}  # by piece, once finished
+        self._best: dict[int, str] = {}  # by piece: its translation
+        for piece, source_ids in enumerate(prepared.source_ids):
+            if not source_ids:
+                self._best[piece] = prepared.segments.pieces[piece]
+        self._partial: dict[int, str] = {}  # by piece: the whole words that are stable
+        self._num_settled = 0  # pieces at the front that are finished and sent
+        self._num_sent = 0  # characters sent of the piece behind them
+        self._is_finished = False
+
+    def finish_piece(self, piece: int, sequence: Sequence) -> None:
+        """A piece has its hypotheses, or an error."""
+        if self._is_finished:
+            return
+        if sequence.error is not None:
+            self._end(TranslationResult(error=InternalError()))
+            return
+        self._sequences[piece] = sequence
+        self._best[piece] = self._tokenizer.decode(sequence.finished[0].token_ids)
+        self.advance()
+
+    def extend_piece(self, piece: int, token_ids: list[int]) -> None:
+        """These target tokens of a piece can no longer change."""
+        text = self._tokenizer.decode(token_ids)
+        self._partial[piece] = text[: max(text.rfind(" "), 0)]  # the last word may go on
+        self._send()
+
+    def advance(self) -> None:
+        """Send what can be sent, and end when every piece is finished."""
+        self._send()
+        if len(self._best) == len(self._prepared.segments.pieces):
+            self._end(self._result())
+
+    def _send(self) -> None:
+        """Send text in order: the first unfinished piece holds back all behind it."""
+        segments = self._prepared.segments
+        parts: list[str] = []
+        while self._num_settled in self._best:
+            parts.append(self._unsent(self._best[self._num_settled]))
+            self._num_settled += 1
+            self._num_sent = 0
+        if self._num_settled in self._partial:
+            unsent = self._unsent(self._partial[self._num_settled])
+            self._num_sent += len(unsent)
+            parts.append(unsent)
+        if self._num_settled == len(segments.pieces) and not self._is_finished:
+            parts.append(segments.gaps[-1])
+        if text := "".join(parts):
+            self._call.emit(TextDelta(self._index, text))
+
+    def _unsent(self, piece_text: str) -> str:
+        """What of this piece, and the gap before it, was not sent yet."""
+        with_gap = self._prepared.segments.gaps[self._num_settled] + piece_text
+        return with_gap[self._num_sent :]
+
+    def _end(self, result: TranslationResult) -> None:
+        self._is_finished = True
+        self._call.finish_text(self._index, result)
+
+    def _result(self) -> TranslationResult:
+        return TranslationResult(
+            hypotheses=self._hypotheses(),
+            num_source_tokens=sum(map(len, self._prepared.source_ids)),
+            num_sequences=self._prepared.num_sequences,
+        )
+
+    def _hypotheses(self) -> tuple[Hypothesis, ...]:
+        """One joint hypothesis of several sequences; all that were asked for of a single one."""
+        if len(self._sequences) != 1:
+            return (self._joint_hypothesis(),)
+        ((piece, sequence),) = self._sequences.items()
+        return tuple(
+            Hypothesis(
+                text=self._join({**self._best, piece: self._tokenizer.decode(found.token_ids)}),
+                score=found.score if self._options.return_scores else None,
+                num_target_tokens=len(found.token_ids),
+                finish_reason=found.finish_reason,
+            )
+            for found in sequence.finished[: self._options.num_hypotheses]
+        )
+
+    def _joint_hypothesis(self) -> Hypothesis:
+        best = [self._sequences[piece].finished[0] for piece in sorted(self._sequences)]
+        is_cut = any(one.finish_reason is FinishReason.LENGTH for one in best)
+        return Hypothesis(
+            text=self._join(self._best),
+            score=sum(one.score for one in best) if self._options.return_scores else None,
+            num_target_tokens=sum(len(one.token_ids) for one in best),
+            finish_reason=FinishReason.LENGTH if is_cut else FinishReason.EOS,
+        )
+
+    def _join(self, pieces: dict[int, str]) -> str:
+        return self._prepared.segments.join([pieces[piece] for piece in range(len(pieces))])
+
+
+class PieceReceiver:
+    """Takes what a sequence has to say to its place in its text."""
+
+    __slots__ = ("_piece", "_text")
+
+    def __init__(self, text: TextProgress, piece: int) -> None:
+        self._text = text
+        self._piece = piece
+
+    def finish(self, sequence: Sequence) -> None:
+        """The sequence has its hypotheses, or an error."""
+        self._text.finish_piece(self._piece, sequence)
+
+    def extend(self, token_ids: list[int]) -> None:
+        """These target tokens can no longer change."""
+        self._text.extend_piece(self._piece, token_ids)
+
+
+def _longest(seconds: Iterable[float]) -> float:
+    return max(seconds, default=0.0)

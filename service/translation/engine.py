@@ -1,0 +1,213 @@
+"""The translation engine of one bundle: admission, hand-over to the decode workers, and back.
+
+Knows text and sequences; neither gRPC nor ONNX Runtime. Constructing it loads the model; everything
+else happens on the event loop, but for the decode workers' own threads.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as SequenceOf
+
+from service.bundle import Bundle
+from service.errors import AttendantError, DeadlineUnmeetable, Overloaded
+from service.metrics import Metrics
+from service.rate import RateMeter
+from service.runtime import choose_device, choose_precision
+from service.settings import Settings
+from service.translation.call import Call, Emit
+from service.translation.measures import TranslationMeasures
+from service.translation.options import (
+    MAX_BEAM_SIZE,
+    DecodingOptions,
+    Limits,
+    Segmentation,
+    default_options,
+)
+from service.translation.preparation import PreparedText, TextPreparer
+from service.translation.processors import TokenRules
+from service.translation.results import StreamEvent, Summary, Translation
+from service.translation.runner import Graphs, Runner
+from service.translation.scheduler import Scheduler
+from service.translation.tokenizer import Tokenizer
+from service.translation.warmup import warm_up
+from service.translation.worker import DecodeWorker, StepResults
+
+# Texts of a call with more characters than this are prepared in a thread: 1 ms of the event loop.
+INLINE_CHARACTERS = 4000
+
+
+class TranslationEngine:
+    """Serves one bundle. Constructing it opens and warms up the model: do that in a thread."""
+
+    def __init__(self, bundle: Bundle, *, settings: Settings, metrics: Metrics) -> None:
+        card = bundle.translation
+        self.model_name = f"{bundle.name}/{bundle.version}"
+        self.device = choose_device(settings.device)
+        self.precision = choose_precision(settings.precision, self.device, bundle.precisions)
+        self.degraded: str | None = None
+        self.default_options = default_options(card)
+        self.limits = Limits(
+            max_source_tokens=card.limits.max_source_tokens,
+            max_target_tokens=card.limits.max_target_tokens,
+            max_beam_size=min(MAX_BEAM_SIZE, settings.max_rows),
+        )
+        self._segmentation = Segmentation(card.segmentation)
+        self._tokenizer = Tokenizer.from_bundle(bundle)
+        self._preparer = TextPreparer(
+            self._tokenizer,
+            card.language_pairs[0].source,
+            card.limits.max_source_tokens,
+            settings.max_text_bytes,
+        )
+        self._max_queued = settings.max_queued_sequences
+        self._measures = TranslationMeasures(metrics, self.model_name)
+        self._rate = RateMeter()
+        graphs = Graphs.open(bundle, self.precision, self.device)
+        num_workers = settings.decode_workers or len(os.sched_getaffinity(0))
+        self._scheduler = Scheduler(
+            num_workers=num_workers, encode_tokens_per_step=settings.encode_tokens_per_step
+        )
+        runners = [Runner(graphs, settings.max_rows) for _ in range(num_workers)]
+        warm_up(runners[0], card)
+        rules = TokenRules.from_card(card)
+        self._workers = [
+            DecodeWorker(runner, self._scheduler, rules, self._measures, self._deliver)
+            for runner in runners
+        ]
+
+    def start(self) -> None:
+        """Begin to serve, on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        for worker in self._workers:
+            worker.start()
+
+    async def stop(self) -> None:
+        """End the decode workers, after what they still have to do."""
+        self._scheduler.close()
+        for worker in self._workers:
+            await asyncio.to_thread(worker.join)
+
+    async def translate(
+        self,
+        contents: SequenceOf[str],
+        options: DecodingOptions,
+        segmentation: Segmentation | None = None,
+        *,
+        deadline_seconds: float | None = None,
+    ) -> Translation:
+        """Translate every text; one that cannot be has an error of its own.
+
+        Cancelling it frees its rows within one step. Raises Overloaded and DeadlineUnmeetable
+        before anything is decoded.
+        """
+        begun = time.monotonic()
+        prepared = await self._prepare(contents, options, segmentation)
+        preprocess_seconds = time.monotonic() - begun
+        call = self._submit(prepared, options, begun, deadline_seconds)
+        try:
+            await call.done
+        finally:
+            self._abandon(call)
+        return Translation(call.results, call.timing(preprocess_seconds, time.monotonic() - begun))
+
+    async def stream(
+        self,
+        contents: SequenceOf[str],
+        options: DecodingOptions,
+        segmentation: Segmentation | None = None,
+        *,
+        deadline_seconds: float | None = None,
+    ) -> AsyncIterator[StreamEvent]:
+        """Translate every text, sending what can no longer change; the summary is last.
+
+        Closing the iterator frees its rows within one step. Raises as `translate` does.
+        """
+        begun = time.monotonic()
+        prepared = await self._prepare(contents, options, segmentation)
+        preprocess_seconds = time.monotonic() - begun
+        events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
+        call = self._submit(prepared, options, begun, deadline_seconds, emit=events.put_nowait)
+        call.done.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+        finally:
+            self._abandon(call)
+        yield Summary(call.timing(preprocess_seconds, time.monotonic() - begun))
+
+    async def _prepare(
+        self,
+        contents: SequenceOf[str],
+        options: DecodingOptions,
+        segmentation: Segmentation | None,
+    ) -> list[PreparedText | AttendantError]:
+        self._admit(0, None)  # a full queue refuses before it costs anything
+        arguments = (contents, options, segmentation or self._segmentation)
+        if sum(map(len, contents)) <= INLINE_CHARACTERS:
+            return self._preparer.prepare(*arguments)
+        return await asyncio.to_thread(self._preparer.prepare, *arguments)
+
+    def _submit(
+        self,
+        prepared: SequenceOf[PreparedText | AttendantError],
+        options: DecodingOptions,
+        arrived_at: float,
+        deadline_seconds: float | None,
+        emit: Emit | None = None,
+    ) -> Call:
+        call = Call(prepared, options, self._tokenizer, arrived_at=arrived_at, emit=emit)
+        self._admit(len(call.sequences), deadline_seconds)
+        if call.sequences:
+            self._measures.queued(len(call.sequences))
+            self._scheduler.add(call.sequences)
+        call.begin()
+        return call
+
+    def _admit(self, num_sequences: int, deadline_seconds: float | None) -> None:
+        """Take a call whole or refuse it whole."""
+        num_waiting = self._scheduler.num_waiting
+        excess = num_waiting + max(num_sequences, 1) - self._max_queued
+        if num_sequences > self._max_queued:
+            self._measures.rejected(Overloaded.reason)
+            raise Overloaded(
+                f"the call has {num_sequences} sequences, the queue takes {self._max_queued}"
+            )
+        if excess > 0:
+            self._measures.rejected(Overloaded.reason)
+            raise Overloaded(
+                f"{num_waiting} sequences wait, {max(num_sequences, 1)} more would pass the limit "
+                f"of {self._max_queued}",
+                retry_after_seconds=self._rate.retry_seconds(excess),
+            )
+        seconds = self._rate.seconds(num_waiting + num_sequences) or 0.0
+        if num_sequences and deadline_seconds is not None and seconds > deadline_seconds:
+            self._measures.rejected(DeadlineUnmeetable.reason)
+            raise DeadlineUnmeetable(
+                f"{num_waiting} sequences wait and these {num_sequences} would be ready in "
+                f"{seconds:.3f} s, the deadline is in {deadline_seconds:.3f} s"
+            )
+
+    def _abandon(self, call: Call) -> None:
+        """Nobody waits for the call any more: those of its sequences that are not done, leave."""
+        if call.done.done() and not call.done.cancelled():
+            return
+        for sequence in call.sequences:
+            sequence.is_cancelled = True
+        removed = self._scheduler.remove(call.sequences)
+        self._measures.queued(-removed)
+        self._measures.left_the_queue(removed)
+
+    def _deliver(self, results: StepResults) -> None:
+        """Called by the decode workers, on their threads."""
+        self._loop.call_soon_threadsafe(self._receive, results)
+
+    def _receive(self, results: StepResults) -> None:
+        for sequence, token_ids in results.extended:
+            if not sequence.is_cancelled:
+                sequence.receiver.extend(token_ids)
+        for sequence in results.finished:
+            if not sequence.is_cancelled:
+                self._rate.finished(sequence.arrived_at)
+                sequence.receiver.finish(sequence)

@@ -1,0 +1,100 @@
+"""What the translation engine counts and times, in the words of the engine.
+
+Called from the decode workers and the event loop; the collectors are thread-safe.
+"""
+
+from collections.abc import Sequence as SequenceOf
+
+from service.errors import DeadlineUnmeetable, Overloaded
+from service.metrics import Metrics
+from service.translation.rows import RowTable
+from service.translation.sequence import Sequence
+
+
+class TranslationMeasures:
+    """The collectors of one model."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._waiting = metrics.requests_waiting.labels(model)
+        self._sequences_running = metrics.sequences_running.labels(model)
+        self._rows_running = metrics.rows_running.labels(model)
+        self._queue_seconds = metrics.queue_seconds.labels(model)
+        self._encode_seconds = metrics.encode_seconds.labels(model)
+        self._step_seconds = metrics.decode_step_seconds.labels(model)
+        self._step_rows = metrics.decode_step_rows.labels(model)
+        self._first_token_seconds = metrics.time_to_first_token_seconds.labels(model)
+        self._source_tokens = metrics.source_tokens.labels(model)
+        self._target_tokens = metrics.target_tokens.labels(model)
+        self._padding_tokens = metrics.padding_tokens.labels(model)
+        self._wasted = {
+            reason: metrics.wasted_tokens.labels(model, reason)
+            for reason in ("beam", "cancelled", "error")
+        }
+        self._ended = {
+            reason: metrics.sequences_finished.labels(model, reason)
+            for reason in ("eos", "length", "cancelled", "error")
+        }
+        self._rejected = {
+            reason: metrics.requests_rejected.labels(model, reason)
+            for reason in (Overloaded.reason, DeadlineUnmeetable.reason)
+        }
+
+    def queued(self, count: int) -> None:
+        """So many sequences wait more (or, if negative, fewer)."""
+        self._waiting.inc(count)
+
+    def left_the_queue(self, count: int) -> None:
+        """So many sequences were cancelled before they joined."""
+        self._ended["cancelled"].inc(count)
+
+    def rejected(self, reason: str) -> None:
+        """A call was refused."""
+        self._rejected[reason].inc()
+
+    def joined(self, sequences: SequenceOf[Sequence]) -> None:
+        """Sequences have left the queue for the running batch."""
+        self._sequences_running.inc(len(sequences))
+        self._rows_running.inc(sum(sequence.beam_size for sequence in sequences))
+        for sequence in sequences:
+            self._queue_seconds.observe(sequence.admitted_at - sequence.arrived_at)
+
+    def encoded(self, sequences: SequenceOf[Sequence], seconds: float, padding: int) -> None:
+        """Sequences were encoded together."""
+        self._encode_seconds.observe(seconds)
+        self._source_tokens.inc(sum(len(sequence.source_ids) for sequence in sequences))
+        self._padding_tokens.inc(padding)
+
+    def stepped(self, seconds: float, num_rows: int) -> None:
+        """A decode step is done."""
+        self._step_seconds.observe(seconds)
+        self._step_rows.observe(num_rows)
+
+    def finished(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
+        """Sequences are about to leave with their hypotheses."""
+        self._left(sequences)
+        for sequence in sequences:
+            returned = sequence.finished[: sequence.options.num_hypotheses]
+            num_returned = sum(len(hypothesis.token_ids) for hypothesis in returned)
+            num_decoded = int(table.lengths[sequence.rows].sum())
+            self._target_tokens.inc(num_returned)
+            self._wasted["beam"].inc(max(0, num_decoded - num_returned))
+            self._ended[returned[0].finish_reason.value].inc()
+            self._first_token_seconds.observe(sequence.first_token_at - sequence.arrived_at)
+
+    def cancelled(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
+        """Sequences are about to leave because nobody waits for them."""
+        self._lost(sequences, table, "cancelled")
+
+    def failed(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
+        """Sequences are about to leave because of an error."""
+        self._lost(sequences, table, "error")
+
+    def _lost(self, sequences: SequenceOf[Sequence], table: RowTable, reason: str) -> None:
+        self._left(sequences)
+        self._ended[reason].inc(len(sequences))
+        for sequence in sequences:
+            self._wasted[reason].inc(int(table.lengths[sequence.rows].sum()))
+
+    def _left(self, sequences: SequenceOf[Sequence]) -> None:
+        self._sequences_running.dec(len(sequences))
+        self._rows_running.dec(sum(sequence.beam_size for sequence in sequences))

@@ -1,0 +1,73 @@
+"""From a caller's text to the pieces that the model decodes, or to that text's error."""
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+from service.errors import AttendantError, InvalidOption, TextTooLong
+from service.translation.options import DecodingOptions, Segmentation
+from service.translation.segmenter import Segments, split_text
+from service.translation.tokenizer import Tokenizer
+
+# A token is seldom longer than this; a piece with more characters a token is cut all the same.
+MAX_CHARACTERS_A_TOKEN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedText:
+    """The segments of one text, and the source ids of each piece; none for one without tokens.
+
+    A piece without tokens (control characters, say) is its own translation.
+    """
+
+    segments: Segments
+    source_ids: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_sequences(self) -> int:
+        """Pieces that have to be decoded."""
+        return sum(map(bool, self.source_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class TextPreparer:
+    """Segments and tokenizes the texts of one model. Holds no state: any thread may use it."""
+
+    tokenizer: Tokenizer
+    language: str  # of the source, BCP 47
+    max_source_tokens: int
+    max_text_bytes: int
+
+    def prepare(
+        self, contents: SequenceOf[str], options: DecodingOptions, segmentation: Segmentation
+    ) -> list[PreparedText | AttendantError]:
+        """Every text, or what is wrong with it."""
+        return [self._prepare_one(text, options, segmentation) for text in contents]
+
+    def _prepare_one(
+        self, text: str, options: DecodingOptions, segmentation: Segmentation
+    ) -> PreparedText | AttendantError:
+        num_bytes = len(text.encode("utf-8", "surrogatepass"))
+        if num_bytes > self.max_text_bytes:
+            return TextTooLong(f"text has {num_bytes} bytes, the limit is {self.max_text_bytes}")
+        known: dict[str, tuple[int, ...]] = {}
+
+        def encode(piece: str) -> tuple[int, ...]:
+            if piece not in known:
+                known[piece] = tuple(self.tokenizer.encode([piece])[0])
+            return known[piece]
+
+        segments = split_text(
+            text,
+            language=self.language,
+            sentences=segmentation is Segmentation.SENTENCES,
+            max_characters=self.max_source_tokens * MAX_CHARACTERS_A_TOKEN,
+            fits=lambda piece: len(encode(piece)) <= self.max_source_tokens,
+        )
+        source_ids = tuple(ids if len(ids := encode(p)) > 1 else () for p in segments.pieces)
+        prepared = PreparedText(segments, source_ids)
+        if options.num_hypotheses > 1 and prepared.num_sequences > 1:
+            return InvalidOption(
+                f"num_hypotheses is {options.num_hypotheses}, but the text is decoded as "
+                f"{prepared.num_sequences} sequences, which have one joint hypothesis"
+            )
+        return prepared

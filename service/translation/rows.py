@@ -1,0 +1,78 @@
+"""What every decode step reads and writes, as arrays whose first axis is the row.
+
+Rows 0 to num_rows - 1 are running; when some end, the last ones move into the holes, so that a step
+always runs over a prefix. A sequence of beam size K owns K rows, anywhere. The caches of a row
+belong to the runner and follow through `RowMover`.
+"""
+
+from collections.abc import Sequence as SequenceOf
+from typing import Protocol
+
+import numpy as np
+
+from service.translation.sequence import Sequence
+
+
+class RowMover(Protocol):
+    """Whoever keeps something for a row that is not in the table."""
+
+    def move_row(self, source: int, target: int) -> None:
+        """Everything kept for `source` is kept for `target` from now on."""
+
+
+class RowTable:
+    """The rows of one decode worker; R rows of capacity, T target tokens at most."""
+
+    def __init__(self, capacity: int, max_target_tokens: int) -> None:
+        self.capacity = capacity
+        self.num_rows = 0
+        self.tokens = np.zeros((capacity, 1), np.int64)  # (R, 1) the input of the next step
+        self.lengths = np.zeros(capacity, np.int32)  # (R,) tokens in the self-attention cache
+        self.scores = np.zeros(capacity, np.float32)  # (R,) summed log-probabilities
+        self.limits = np.ones(capacity, np.int32)  # (R,) the most target tokens it may have
+        # (R, T + 1): the start token, then the target so far: `history[row, :lengths[row] + 1]`.
+        self.history = np.zeros((capacity, max_target_tokens + 1), np.int64)
+        self.owners: list[Sequence | None] = [None] * capacity
+
+    @property
+    def num_free(self) -> int:
+        """Rows that nobody has."""
+        return self.capacity - self.num_rows
+
+    def allocate(self, sequence: Sequence, start_token_id: int) -> None:
+        """Give the sequence a row for each beam, at its start; only the first beam is alive."""
+        rows = list(range(self.num_rows, self.num_rows + sequence.beam_size))
+        self.num_rows += sequence.beam_size
+        sequence.rows = rows
+        for row in rows:
+            self.owners[row] = sequence
+        self.tokens[rows] = start_token_id
+        self.history[rows, 0] = start_token_id
+        self.lengths[rows] = 0
+        self.limits[rows] = sequence.options.max_target_tokens
+        self.scores[rows] = -np.inf
+        self.scores[rows[0]] = 0.0
+
+    def release(self, sequences: SequenceOf[Sequence], mover: RowMover) -> None:
+        """Take back the rows of these sequences and close the gaps."""
+        holes = sorted(row for sequence in sequences for row in sequence.rows)
+        for row in holes:
+            self.owners[row] = None
+        for sequence in sequences:
+            sequence.rows = []
+        remaining = self.num_rows - len(holes)
+        movers = (row for row in range(remaining, self.num_rows) if self.owners[row] is not None)
+        for hole, row in zip((hole for hole in holes if hole < remaining), movers, strict=True):
+            self._move(row, hole)
+            mover.move_row(row, hole)
+        self.num_rows = remaining
+
+    def _move(self, source: int, target: int) -> None:
+        owner = self.owners[source]
+        assert owner is not None  # an owned row, by the choice of movers
+        owner.rows[owner.rows.index(source)] = target
+        self.owners[target], self.owners[source] = owner, None
+        length = self.lengths[source] + 1
+        self.history[target, :length] = self.history[source, :length]
+        for array in (self.tokens, self.lengths, self.scores, self.limits):
+            array[target] = array[source]

@@ -1,0 +1,84 @@
+"""Who joins the running batch, and when: the queue between the event loop and the decode workers.
+
+First come, first served. Knows counts of rows and tokens, and neither models nor search.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from service.translation.sequence import Sequence
+
+
+class Scheduler:
+    """The waiting sequences of one model; thread-safe.
+
+    A worker takes at most `encode_tokens_per_step` source tokens between two steps, so that a
+    burst of long texts does not stall those who run, and at most its share of those who wait, so
+    that the other workers have work too.
+    """
+
+    def __init__(self, *, num_workers: int, encode_tokens_per_step: int) -> None:
+        self._num_workers = num_workers
+        self._encode_tokens_per_step = encode_tokens_per_step
+        self._waiting: deque[Sequence] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+
+    def add(self, sequences: Iterable[Sequence]) -> None:
+        """Let sequences wait for their turn, in this order."""
+        with self._changed:
+            self._waiting.extend(sequences)
+            self._changed.notify_all()
+
+    def remove(self, sequences: Iterable[Sequence]) -> int:
+        """Let those of these sequences that still wait leave the queue; returns how many did."""
+        leaving = set(map(id, sequences))
+        with self._changed:
+            staying = [one for one in self._waiting if id(one) not in leaving]
+            removed = len(self._waiting) - len(staying)
+            if removed:
+                self._waiting = deque(staying)
+        return removed
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Let `take` return nothing and never block again."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the workers are to end."""
+        return self._is_closed
+
+    def take(self, num_free_rows: int, *, block: bool) -> list[Sequence]:
+        """The next sequences for a worker with so many free rows, cancelled ones among them.
+
+        With `block` it waits until there is one; an empty answer then means that it is closed.
+        """
+        if not self._waiting and not block:
+            return []  # looked at without the lock: this runs between any two decode steps
+        with self._changed:
+            while block and not self._waiting and not self._is_closed:
+                self._changed.wait()
+            return self._next(num_free_rows)
+
+    def _next(self, num_free_rows: int) -> list[Sequence]:
+        share = -(-len(self._waiting) // self._num_workers)
+        taken: list[Sequence] = []
+        tokens = 0
+        while self._waiting and len(taken) < share:
+            sequence = self._waiting[0]
+            if not sequence.is_cancelled:
+                tokens += len(sequence.source_ids)
+                num_free_rows -= sequence.beam_size
+                if num_free_rows < 0 or (taken and tokens > self._encode_tokens_per_step):
+                    break
+            taken.append(self._waiting.popleft())
+        return taken

@@ -1,0 +1,65 @@
+"""The state of one sentence on its way through the decoder: one object, from arrival to result."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.translation.options import DecodingOptions, FinishReason
+
+
+class Receiver(Protocol):
+    """Who waits for a sequence; called on the event loop."""
+
+    def finish(self, sequence: "Sequence") -> None:
+        """The sequence has its hypotheses, or an error."""
+
+    def extend(self, token_ids: list[int]) -> None:
+        """These target tokens can no longer change (streams only)."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ScoredTokens:
+    """A finished hypothesis: its score, and its target tokens, the end token (if any) last."""
+
+    score: float
+    token_ids: list[int] = field(compare=False)
+    finish_reason: FinishReason = field(compare=False)
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One sentence. Numbers that every step touches live in `RowTable`, by row."""
+
+    source_ids: NDArray[np.int64]  # (S,), the end token last
+    options: DecodingOptions
+    receiver: Receiver
+    streamed: bool = False
+    arrived_at: float = 0.0  # time.monotonic()
+
+    rows: list[int] = field(default_factory=list)  # of the table; as many as beams
+    finished: list[ScoredTokens] = field(default_factory=list)  # best first, at most beam_size
+    is_done: bool = False
+    error: Exception | None = None
+    # Set by the event loop, read by the worker between two steps.
+    is_cancelled: bool = False
+
+    admitted_at: float = 0.0
+    encode_seconds: float = 0.0
+    first_token_at: float = 0.0
+    finished_at: float = 0.0
+    num_streamed: int = 0  # target tokens the receiver has been told of
+
+    @property
+    def beam_size(self) -> int:
+        """How many rows it decodes in."""
+        return self.options.beam_size
+
+    def add_finished(self, hypothesis: ScoredTokens) -> None:
+        """Keep the hypothesis if it is among the best beam_size; of equals the earlier wins."""
+        place = len(self.finished)
+        while place and self.finished[place - 1].score < hypothesis.score:
+            place -= 1
+        self.finished.insert(place, hypothesis)
+        del self.finished[self.beam_size :]

@@ -1,0 +1,36 @@
+"""A few steps before the first caller: pages are touched, buffers grown, and errors found."""
+
+import numpy as np
+
+from service.bundle import TranslationCard
+from service.translation.options import DecodingOptions
+from service.translation.sequence import Sequence
+from service.translation.worker import StepRunner
+
+NUM_STEPS = 3
+
+
+class _Nobody:
+    """Waits for nothing."""
+
+    def finish(self, sequence: Sequence) -> None:
+        """Ignore it."""
+
+    def extend(self, token_ids: list[int]) -> None:
+        """Ignore it."""
+
+
+def warm_up(runner: StepRunner, card: TranslationCard) -> None:
+    """Encode and decode the shortest and the longest source that the model takes."""
+    for length in (1, card.limits.max_source_tokens):
+        sequence = Sequence(
+            source_ids=np.full(length, card.tokens.eos, np.int64),
+            options=DecodingOptions(max_target_tokens=card.limits.max_target_tokens),
+            receiver=_Nobody(),
+        )
+        runner.table.allocate(sequence, card.tokens.decoder_start)
+        runner.admit([sequence])
+        for _ in range(min(NUM_STEPS, card.limits.max_target_tokens)):
+            runner.step()
+            runner.table.lengths[sequence.rows] += 1
+        runner.table.release([sequence], runner)

@@ -1,0 +1,179 @@
+"""A decode worker: one thread that owns its rows entirely and runs step after step over them.
+
+Between two steps sequences leave that are done or cancelled, and others join: in-flight batching
+(Yu et al. 2022, "Orca"). The event loop hears of all of a step's results at once, and only of
+results.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InternalError
+from service.translation.measures import TranslationMeasures
+from service.translation.processors import TokenRules
+from service.translation.rows import RowTable
+from service.translation.scheduler import Scheduler
+from service.translation.search import Search
+from service.translation.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+class StepRunner(Protocol):
+    """What a worker needs of a runner; see `Runner`."""
+
+    table: RowTable
+
+    def admit(self, sequences: SequenceOf[Sequence]) -> int:
+        """Encode sequences into their rows; returns the padding encoded."""
+
+    def step(self) -> NDArray[np.float32]:
+        """Logits (R, V) of all running rows."""
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Copy the self-attention caches of a row."""
+
+    def move_row(self, source: int, target: int) -> None:
+        """Move all caches of a row."""
+
+
+@dataclass(slots=True)
+class StepResults:
+    """What the event loop has to hear of after a step."""
+
+    finished: list[Sequence] = field(default_factory=list)
+    extended: list[tuple[Sequence, list[int]]] = field(
+        default_factory=list
+    )  # streams: stable tokens
+
+    def __bool__(self) -> bool:
+        return bool(self.finished or self.extended)
+
+
+class DecodeWorker:
+    """Decodes what the scheduler gives it until the scheduler closes."""
+
+    def __init__(
+        self,
+        runner: StepRunner,
+        scheduler: Scheduler,
+        rules: TokenRules,
+        measures: TranslationMeasures,
+        deliver: Callable[[StepResults], None],
+        name: str = "decode",
+    ) -> None:
+        self._runner = runner
+        self._scheduler = scheduler
+        self._rules = rules
+        self._search = Search(runner.table, rules, runner)
+        self._measures = measures
+        self._deliver = deliver
+        self._running: list[Sequence] = []
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to decode."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the end, after the scheduler was closed."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            results = StepResults()
+            self._drop_cancelled(results)
+            self._admit(results)
+            if self._scheduler.is_closed and not self._running:
+                break
+            if self._running:
+                self._step(results)
+            if results:
+                self._deliver(results)
+
+    def _admit(self, results: StepResults) -> None:
+        table = self._runner.table
+        taken = self._scheduler.take(table.num_free, block=not self._running)
+        self._measures.queued(-len(taken))
+        now = time.monotonic()
+        joining = [sequence for sequence in taken if not sequence.is_cancelled]
+        results.finished += [sequence for sequence in taken if sequence.is_cancelled]
+        if not joining:
+            return
+        for sequence in joining:
+            sequence.admitted_at = now
+            table.allocate(sequence, self._rules.decoder_start)
+        self._running += joining
+        self._measures.joined(joining)
+        try:
+            padding = self._runner.admit(joining)
+        except Exception:
+            logger.exception("encoding %d sequences failed", len(joining))
+            self._fail(joining, results)
+            return
+        encode_seconds = time.monotonic() - now
+        for sequence in joining:
+            sequence.encode_seconds = encode_seconds
+        self._measures.encoded(joining, encode_seconds, padding)
+
+    def _step(self, results: StepResults) -> None:
+        begun = time.monotonic()
+        try:
+            logits = self._runner.step()
+            self._search.advance(self._running, logits)
+        except Exception:
+            logger.exception("a decode step of %d sequences failed", len(self._running))
+            self._fail(list(self._running), results)
+            return
+        now = time.monotonic()
+        self._measures.stepped(now - begun, len(logits))
+        self._note_streams(results)
+        for sequence in self._running:
+            sequence.first_token_at = sequence.first_token_at or now
+        self._retire([sequence for sequence in self._running if sequence.is_done], results)
+
+    def _retire(self, done: list[Sequence], results: StepResults) -> None:
+        if not done:
+            return
+        now = time.monotonic()
+        for sequence in done:
+            sequence.finished_at = now
+        self._measures.finished(done, self._runner.table)
+        self._release(done)
+        results.finished += done
+
+    def _note_streams(self, results: StepResults) -> None:
+        for sequence in self._running:
+            if sequence.streamed and not sequence.is_done:
+                stable = self._search.stable_tokens(sequence)
+                if len(stable) > sequence.num_streamed:
+                    sequence.num_streamed = len(stable)
+                    results.extended.append((sequence, stable))
+
+    def _drop_cancelled(self, results: StepResults) -> None:
+        cancelled = [sequence for sequence in self._running if sequence.is_cancelled]
+        if cancelled:
+            self._measures.cancelled(cancelled, self._runner.table)
+            self._release(cancelled)
+            results.finished += cancelled
+
+    def _fail(self, sequences: list[Sequence], results: StepResults) -> None:
+        """A bug or a broken device: these sequences end with an error, and their rows are free."""
+        self._measures.failed(sequences, self._runner.table)
+        self._release(sequences)
+        for sequence in sequences:
+            sequence.error = InternalError()
+        results.finished += sequences
+
+    def _release(self, sequences: list[Sequence]) -> None:
+        self._runner.table.release(sequences, self._runner)
+        ended = set(map(id, sequences))
+        self._running = [one for one in self._running if id(one) not in ended]

@@ -1,0 +1,240 @@
+"""Batches: full or late, cancelled callers, failing runs, and answers that no neighbour changes."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.bundle import Bundle
+from service.classification.batcher import Batcher
+from service.classification.engine import ClassificationEngine, RateMeter, probabilities, rank
+from service.classification.runner import ClassifierRunner
+from service.errors import BundleError, DeadlineUnmeetable, Draining, Overloaded
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.service.conftest import SIZE, image_file, total, write_classifier
+
+
+class SlowDoubler:
+    """Doubles numbers in batches; every run waits to be allowed."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.allowed = threading.Semaphore(0)
+        self.began = threading.Semaphore(0)
+
+    def run(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        self.began.release()
+        assert self.allowed.acquire(timeout=10)
+        if -1 in items:
+            raise RuntimeError("a failing run")
+        return [2 * item for item in items]
+
+
+async def until_run(doubler: SlowDoubler) -> None:
+    assert await asyncio.to_thread(doubler.began.acquire, timeout=10)
+
+
+def submit(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
+    async def one(item: int) -> int:
+        return (await batcher.submit(item)).result
+
+    return [asyncio.create_task(one(item)) for item in items]
+
+
+def batcher_of(doubler: SlowDoubler, *, delay_seconds: float = 60.0) -> Batcher[int, int]:
+    batcher: Batcher[int, int] = Batcher(doubler.run, max_size=3, delay_seconds=delay_seconds)
+    batcher.start()
+    return batcher
+
+
+async def test_a_lone_item_runs_at_once() -> None:
+    doubler = SlowDoubler()
+    batcher = batcher_of(doubler)
+    doubler.allowed.release()
+    assert await asyncio.gather(*submit(batcher, 5)) == [10]
+    await batcher.stop()
+
+
+async def test_items_that_arrive_during_a_run_make_the_next_batches() -> None:
+    doubler = SlowDoubler()
+    batcher = batcher_of(doubler)
+    tasks = submit(batcher, 1)
+    await until_run(doubler)
+    tasks += submit(batcher, 2, 3, 4, 5)
+    await asyncio.sleep(0)
+    doubler.allowed.release(3)
+    assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
+    assert doubler.batches == [[1], [2, 3, 4], [5]]
+    await batcher.stop()
+
+
+async def test_an_item_waits_for_one_that_is_announced_until_the_deadline() -> None:
+    doubler = SlowDoubler()
+    doubler.allowed.release(9)
+    batcher = batcher_of(doubler, delay_seconds=0.01)
+    batcher.announce()
+    assert await asyncio.gather(*submit(batcher, 1)) == [2]  # nobody came
+    await batcher.stop()
+    batcher = batcher_of(doubler)
+    batcher.announce()
+    tasks = submit(batcher, 3)
+    await asyncio.sleep(0)
+    tasks += submit(batcher, 4)
+    await asyncio.sleep(0)
+    batcher.retract()
+    assert await asyncio.gather(*tasks) == [6, 8]
+    assert doubler.batches == [[1], [3, 4]]
+    await batcher.stop()
+
+
+@pytest.mark.parametrize("leaver", [0, 1, 2])
+async def test_a_caller_who_leaves_is_left_out_and_harms_nobody(leaver: int) -> None:
+    doubler = SlowDoubler()
+    batcher = batcher_of(doubler)
+    first = submit(batcher, 9)
+    await until_run(doubler)
+    tasks = submit(batcher, 0, 1, 2)
+    await asyncio.sleep(0)
+    tasks[leaver].cancel()
+    doubler.allowed.release(2)
+    results = await asyncio.gather(*first, *tasks, return_exceptions=True)
+    assert isinstance(results.pop(1 + leaver), asyncio.CancelledError)
+    stayed = [item for item in (0, 1, 2) if item != leaver]
+    assert results == [18, *(2 * item for item in stayed)]
+    assert doubler.batches == [[9], stayed]
+    await batcher.stop()
+
+
+async def test_a_caller_who_leaves_during_the_run_harms_nobody() -> None:
+    doubler = SlowDoubler()
+    batcher = batcher_of(doubler)
+    tasks = submit(batcher, 1, 2)
+    await until_run(doubler)
+    tasks[0].cancel()
+    doubler.allowed.release(2)
+    results = await asyncio.gather(*tasks, *submit(batcher, 3), return_exceptions=True)
+    assert results[1:] == [4, 6]
+    await batcher.stop()
+
+
+async def test_a_failing_run_fails_its_batch_alone() -> None:
+    doubler = SlowDoubler()
+    batcher = batcher_of(doubler)
+    bad = submit(batcher, -1, 1)
+    await until_run(doubler)
+    good = submit(batcher, 2)
+    doubler.allowed.release(2)
+    results = await asyncio.gather(*bad, *good, return_exceptions=True)
+    assert [type(result) for result in results] == [RuntimeError, RuntimeError, int]
+    await batcher.stop()
+
+
+async def test_stopping_answers_those_who_wait() -> None:
+    doubler = SlowDoubler()
+    batcher = batcher_of(doubler)
+    tasks = submit(batcher, 1)
+    await until_run(doubler)
+    tasks += submit(batcher, 2)
+    await asyncio.sleep(0)
+    await batcher.stop()
+    doubler.allowed.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [Draining, Draining]
+
+
+def runner(folder: Path, max_batch: int = 16) -> ClassifierRunner:
+    return ClassifierRunner(
+        Bundle.open(folder),
+        size=(SIZE, SIZE),
+        device="cpu",
+        precision="fp32",
+        threads=1,
+        max_batch=max_batch,
+    )
+
+
+def test_an_image_gets_the_same_bits_alone_and_in_any_batch(tmp_path: Path) -> None:
+    classifier = runner(write_classifier(tmp_path))
+    assert classifier.max_batch == 16
+    generator = np.random.default_rng(1)
+    images = list(generator.standard_normal((16, 3, SIZE, SIZE), np.float32))
+    alone = np.concatenate([classifier.run([image]) for image in images])
+    for size in range(2, 17):
+        assert np.array_equal(classifier.run(images[:size]), alone[:size])
+
+
+def test_a_graph_that_leaks_between_images_runs_them_one_by_one(tmp_path: Path) -> None:
+    assert runner(write_classifier(tmp_path, leaky=True)).max_batch == 1
+
+
+def test_a_graph_that_is_not_what_the_card_says_is_refused(tmp_path: Path) -> None:
+    folder = write_classifier(tmp_path, labels=["one", "two"])
+    with pytest.raises(BundleError, match=r"expected logits to be float32 \(None, 2\), found"):
+        runner(folder)
+
+
+async def engine(folder: Path, metrics: Metrics, **settings: int) -> ClassificationEngine:
+    bundle = Bundle.open(folder)
+    made = ClassificationEngine(bundle, settings=Settings(**settings), metrics=metrics)
+    made.start()
+    return made
+
+
+async def test_a_full_queue_refuses_with_a_measured_hint(tmp_path: Path) -> None:
+    metrics = Metrics.create()
+    serving = await engine(write_classifier(tmp_path), metrics, max_queued_images=4)
+    await serving.classify([image_file()] * 4)
+    first = asyncio.create_task(serving.classify([image_file()] * 3))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await serving.classify([image_file()] * 2)
+    assert caught.value.retry_after_seconds is not None
+    assert 0 < caught.value.retry_after_seconds < 1
+    assert len((await first).results) == 3
+    assert total(metrics, "attendant_requests_waiting") == 0
+    await serving.stop()
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door(tmp_path: Path) -> None:
+    metrics = Metrics.create()
+    serving = await engine(write_classifier(tmp_path), metrics)
+    await serving.classify([image_file()])
+    with pytest.raises(DeadlineUnmeetable):
+        await serving.classify([image_file()] * 64, deadline_seconds=1e-6)
+    await serving.stop()
+
+
+async def test_a_cancelled_call_frees_its_places(tmp_path: Path) -> None:
+    metrics = Metrics.create()
+    serving = await engine(write_classifier(tmp_path), metrics, max_queued_images=64)
+    for ticks in range(8):
+        call = asyncio.create_task(serving.classify([image_file()] * 64))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert total(metrics, "attendant_requests_waiting") == 0
+    assert len((await serving.classify([image_file()] * 64)).results) == 64
+    await serving.stop()
+
+
+def test_ranking_is_by_probability_and_stable() -> None:
+    labels = ("a", "b", "c")
+    found = rank(np.float32([1, 3, 3]), labels, 2, multi_label=False)
+    assert [(score.label, score.index) for score in found] == [("b", 1), ("c", 2)]
+    assert probabilities(np.float32([1000, 0, -1000]), multi_label=False).tolist() == [1, 0, 0]
+    each = probabilities(np.float32([1000, 0, -1000]), multi_label=True)
+    assert each.tolist() == [1, 0.5, 0]
+
+
+def test_a_rate_is_known_after_the_first_image() -> None:
+    meter = RateMeter()
+    assert meter.seconds(3) is None
+    meter.finished(0.0)
+    assert (meter.seconds(2) or 0) > 0

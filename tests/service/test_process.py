@@ -1,0 +1,175 @@
+"""The life of a real process: start, drain, second signal, reload."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from attendant.v1 import translation_pb2, translation_pb2_grpc
+from tests.service.conftest import write_translator
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Running:
+    """A server process; its log so far is `lines`."""
+
+    process: asyncio.subprocess.Process
+    lines: list[dict[str, Any]]
+
+    async def logged(self, words: str) -> dict[str, Any]:
+        """The next log line with these words in it."""
+        assert self.process.stderr is not None
+        while line := await asyncio.wait_for(self.process.stderr.readline(), 30):
+            self.lines.append(json.loads(line))
+            if words in self.lines[-1]["message"]:
+                return self.lines[-1]
+        raise AssertionError(f"the process ended without saying {words}: {self.lines}")
+
+    async def rest(self) -> int:
+        """Exit status, once it has ended."""
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.lines.append(json.loads(line))
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+
+@asynccontextmanager
+async def running(models: Path, *flags: str) -> AsyncIterator[tuple[Running, grpc.aio.Channel]]:
+    """A ready process and a channel to it."""
+    ports = ("--grpc-port", "0", "--http-port", "0", "--models", str(models))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.service.slow_server", *ports, *flags),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    server = Running(process, [])
+    try:
+        port = (await server.logged("listening"))["message"].split("gRPC port ")[1].split(",")[0]
+        await server.logged("ready")
+        options = [("grpc.enable_retries", 0)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+            yield server, channel
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def translate(channel: grpc.aio.Channel, text: str) -> Any:
+    stub: Any = translation_pb2_grpc.TranslationServiceStub(channel)
+    return stub.Translate(translation_pb2.TranslateRequest(contents=[text]))
+
+
+async def start_waiting(channel: grpc.aio.Channel) -> Any:
+    """A stream that has begun and waits."""
+    stub: Any = translation_pb2_grpc.TranslationServiceStub(channel)
+    request = translation_pb2.TranslateRequest(contents=["WAIT"])
+    call = stub.StreamTranslate(translation_pb2.StreamTranslateRequest(request=request))
+    assert (await call.read()).partial.text_delta == "WAIT "
+    return call
+
+
+async def watch_health(channel: grpc.aio.Channel) -> Any:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    return watch
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    write_translator(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_drain_lets_running_calls_finish_and_refuses_new_ones(
+    models: Path, number: signal.Signals
+) -> None:
+    async with running(models) as (server, channel):
+        call, watch = await start_waiting(channel), await watch_health(channel)
+        server.process.send_signal(number)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await translate(channel, "late")
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert b"DRAINING" in dict(refused.value.trailing_metadata())["grpc-status-details-bin"]
+        server.process.send_signal(signal.SIGUSR1)
+        assert (await call.read()).finished.result.hypotheses[0].text == "WAIT"
+        assert (await call.read()).summary.model == "en-de"
+        assert await call.read() is grpc.aio.EOF
+        assert await server.rest() == 0
+        assert server.lines[-1]["message"] == "stopped"
+
+
+async def test_a_drain_ends_after_drain_seconds(models: Path) -> None:
+    async with running(models, "--drain-seconds", "0.1") as (server, channel):
+        call = await start_waiting(channel)
+        server.process.terminate()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+        assert await server.rest() == 0
+        assert any("1 calls did not finish" in line["message"] for line in server.lines)
+
+
+async def test_a_second_signal_exits_at_once(models: Path) -> None:
+    async with running(models) as (server, channel):
+        call = await start_waiting(channel)
+        server.process.terminate()
+        await server.logged("draining")
+        server.process.terminate()
+        assert await server.rest() == 128 + signal.SIGTERM
+        call.cancel()
+
+
+async def test_sighup_rescans_the_models(models: Path) -> None:
+    async with running(models) as (server, channel):
+        write_translator(models, version=2)
+        server.process.send_signal(signal.SIGHUP)
+        await server.logged("en-de/2 is ready")
+        assert (await translate(channel, "x")).model_version == "2"
+
+
+async def test_log_lines_carry_the_request_id_and_never_texts(models: Path) -> None:
+    async with running(models) as (server, channel):
+        stub: Any = translation_pb2_grpc.TranslationServiceStub(channel)
+        request = translation_pb2.TranslateRequest(contents=["confidential", "BUG"])
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.Translate(request, metadata=(("x-request-id", "r-9"),))
+        assert (await server.logged("failed"))["request_id"] == "r-9"
+        server.process.terminate()
+        assert await server.rest() == 0
+        assert "confidential" not in json.dumps(server.lines)
+        assert "RuntimeError" in json.dumps(server.lines)
+
+
+async def test_a_taken_port_is_an_error_that_says_so(models: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "service", "--models", str(models)),
+            *("--grpc-port", port, "--http-port", "0"),
+            cwd=ROOT,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, stderr = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{port}" in stderr.decode()
+        assert "settings: {" in stderr.decode()

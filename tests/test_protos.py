@@ -1,0 +1,99 @@
+"""The public API: its stubs are current, and every part of it says what it means."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+ROOT = Path(__file__).resolve().parent.parent
+STUBS = ROOT / "attendant" / "v1"
+PROTOS = sorted((ROOT / "protos" / "attendant" / "v1").glob("*.proto"))
+
+# Numbers of the fields that hold messages, enums, fields, values, oneofs, services and methods in
+# descriptor.proto: a path of these leads from a file to whatever a comment can stand at.
+CHILDREN = {
+    "FileDescriptorProto": {4: "message_type", 5: "enum_type", 6: "service"},
+    "DescriptorProto": {2: "field", 3: "nested_type", 4: "enum_type", 8: "oneof_decl"},
+    "EnumDescriptorProto": {2: "value"},
+    "ServiceDescriptorProto": {2: "method"},
+}
+
+
+def protoc(*arguments: str) -> None:
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", "protos"]
+    command += ["-I", "protos/third_party", *arguments]
+    command += [str(path.relative_to(ROOT)) for path in PROTOS]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+
+
+def test_the_generated_stubs_are_current(tmp_path: Path):
+    protoc(*(f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")))
+
+    made = {path.name: path.read_text() for path in (tmp_path / "attendant" / "v1").iterdir()}
+    committed = {path.name: path.read_text() for path in STUBS.glob("*_pb2*.py*")}
+
+    assert made == committed, "run `make protos`"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[FileDescriptorProto]:
+    path = tmp_path_factory.mktemp("protos") / "descriptors"
+    protoc(f"--descriptor_set_out={path}", "--include_source_info")
+    return list(FileDescriptorSet.FromString(path.read_bytes()).file)
+
+
+def test_every_part_of_the_api_has_a_comment(files: list[FileDescriptorProto]):
+    silent = []
+    for file in files:
+        commented = {
+            tuple(location.path)
+            for location in file.source_code_info.location
+            if location.leading_comments.strip()
+        }
+        silent += [
+            f"{file.name}: {name}" for path, name in parts(file, (), "") if path not in commented
+        ]
+
+    assert silent == []
+
+
+def parts(parent, path: tuple[int, ...], name: str):
+    """Each message, field, enum, value, oneof, service and method with its path and name."""
+    if parent.DESCRIPTOR.name == "DescriptorProto" and parent.options.map_entry:
+        return
+    for number, member in CHILDREN.get(parent.DESCRIPTOR.name, {}).items():
+        for index, child in enumerate(getattr(parent, member)):
+            if is_made_by_protoc(child):
+                continue
+            child_path, child_name = (*path, number, index), f"{name}.{child.name}"
+            yield child_path, child_name
+            yield from parts(child, child_path, child_name)
+
+
+def is_made_by_protoc(part) -> bool:
+    """The oneof behind an `optional` field and the message behind a map are written by nobody."""
+    kind = part.DESCRIPTOR.name
+    return (kind == "OneofDescriptorProto" and part.name.startswith("_")) or (
+        kind == "DescriptorProto" and part.options.map_entry
+    )
+
+
+def test_every_file_names_its_package_for_other_languages(files: list[FileDescriptorProto]):
+    for file in files:
+        assert file.package == "attendant.v1"
+        assert file.options.go_package
+        assert file.options.java_package
+        assert file.options.java_multiple_files
+        assert file.options.csharp_namespace
+
+
+def test_enum_values_carry_their_enum_s_name_and_begin_unspecified(
+    files: list[FileDescriptorProto],
+):
+    for enum in (enum for file in files for enum in file.enum_type):
+        words = "".join(f"_{letter}" if letter.isupper() else letter for letter in enum.name)
+        prefix = words.lstrip("_").upper()
+        assert enum.value[0].name == f"{prefix}_UNSPECIFIED"
+        assert all(value.name.startswith(prefix) for value in enum.value)
