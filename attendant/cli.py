@@ -98,7 +98,12 @@ def _add_classify(commands: Any) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser, run: Any) -> None:
-    parser.add_argument("--target", default=DEFAULT_TARGET, metavar="HOST:PORT")
+    parser.add_argument(
+        "--target",
+        default=os.environ.get("ATTENDANT_TARGET", DEFAULT_TARGET),
+        metavar="HOST:PORT",
+        help="the server; default ATTENDANT_TARGET, or " + DEFAULT_TARGET,
+    )
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_SECONDS, metavar="SECONDS")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.set_defaults(run=run)

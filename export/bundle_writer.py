@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from service.bundle import CARD_FILE, Bundle, BundleCard, bundle_files, file_sha256
+from service.bundle import CARD_FILE, Bundle, BundleCard, bundle_files, file_sha256, read_card
 from service.errors import BundleError
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
@@ -35,8 +35,23 @@ def write_bundle(output: Path, card: BundleCard, populate: Callable[[Path], None
     return Bundle.open(output)
 
 
-def rewrite_card(folder: Path, card: BundleCard) -> Bundle:
-    """Replace bundle.json and MODEL_CARD.md of an existing bundle, to add measured figures."""
+def record_figures(
+    folder: Path,
+    *,
+    metrics: dict[str, dict[str, float]] | None = None,
+    measured_with: dict[str, str] | None = None,
+    parity: dict[str, str] | None = None,
+) -> Bundle:
+    """Put measured quality, by precision and with how it was measured, or parity in the card."""
+    card = read_card(folder)
+    measured: dict[str, object] = {
+        "metrics": metrics,
+        "measured_with": measured_with,
+        "parity": parity,
+    }
+    update = {name: figures for name, figures in measured.items() if figures is not None}
+    provenance = card.provenance.model_copy(update=update)
+    card = card.model_copy(update={"provenance": provenance})
     (folder / MODEL_CARD_FILE).write_text(model_card(card), encoding="utf-8")
     _write_card(folder, card)
     return Bundle.open(folder)
@@ -61,6 +76,10 @@ def model_card(card: BundleCard) -> str:
     ]
     if facts.metrics:
         sections.append(f"## Measured quality\n\n{_metrics_table(facts.metrics)}")
+        sections += [f"{name}: `{value}`" for name, value in facts.measured_with.items()]
+    if facts.parity:
+        lines = "\n".join(f"- {name}: {value}" for name, value in facts.parity.items())
+        sections.append(f"## ONNX Runtime beside PyTorch\n\n{lines}")
     return "\n\n".join(sections) + "\n"
 
 
@@ -74,9 +93,9 @@ def _architecture(card: BundleCard) -> str:
 
 
 def _metrics_table(metrics: dict[str, dict[str, float]]) -> str:
-    names = sorted({name for figures in metrics.values() for name in figures})
-    lines = ["| precision | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for precision, figures in metrics.items():
-        cells = [f"{figures[name]:g}" if name in figures else "" for name in names]
-        lines.append(f"| {precision} | " + " | ".join(cells) + " |")
+    names = dict.fromkeys(name for figures in metrics.values() for name in figures)
+    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for name in names:
+        cells = [f"{figures[name]:g}" if name in figures else "" for figures in metrics.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

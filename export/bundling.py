@@ -96,20 +96,11 @@ def export_translation(
     get the slower scales of their own for every row.
     """
     target_tokenizer = target_tokenizer or tokenizer
-    processors = [load_tokenizer(path) for path in (tokenizer, target_tokenizer)]
-
-    def ranges() -> dict[str, Range] | None:
-        if not calibration_pairs:
-            return None
-        eos = model.config.eos_token_id
-        sides = zip(*calibration_pairs, strict=True)
-        ids = [
-            encode(processor, side, eos) for processor, side in zip(processors, sides, strict=True)
-        ]
-        return calibrate_translation(model, list(zip(*ids, strict=True)))
+    processors = load_tokenizer(tokenizer), load_tokenizer(target_tokenizer)
+    ranges = _translation_ranges(model, processors, calibration_pairs)
 
     def graphs(products: Products, weights: WeightsFile) -> dict[GraphName, GraphBuilder]:
-        bias: Floats = model.final_logits_bias.numpy()
+        bias: Floats = model.final_logits_bias.cpu().numpy()
         builder = TranslationGraphs(model.config, to_numpy(model), bias, products, weights)
         return {"encoder": builder.encoder(), "decoder": builder.decoder()}
 
@@ -136,10 +127,9 @@ def export_classification(
     int8 graphs find a scale for every row.
     """
 
-    def ranges() -> dict[str, Range] | None:
-        if calibration_pictures is None:
-            return None
-        return calibrate_classification(model, calibration_pictures)
+    ranges = None
+    if calibration_pictures is not None:
+        ranges = calibrate_classification(model, calibration_pictures)
 
     def graphs(products: Products, weights: WeightsFile) -> dict[GraphName, GraphBuilder]:
         builder = VisionGraph(model.config, to_numpy(model), products, weights)
@@ -168,10 +158,25 @@ def to_numpy(model: nn.Module) -> dict[str, Floats]:
     return {name: tensor.cpu().float().numpy() for name, tensor in model.state_dict().items()}
 
 
+def _translation_ranges(
+    model: Transformer,
+    processors: tuple[sentencepiece.SentencePieceProcessor, sentencepiece.SentencePieceProcessor],
+    pairs: Sequence[tuple[str, str]],
+) -> dict[str, Range] | None:
+    if not pairs:
+        return None
+    eos = model.config.eos_token_id
+    sources, targets = (
+        encode(processor, side, eos)
+        for processor, side in zip(processors, zip(*pairs, strict=True), strict=True)
+    )
+    return calibrate_translation(model, zip(sources, targets, strict=True))
+
+
 def _write_precisions(
     folder: Path,
     storage: Storage,
-    ranges: Callable[[], Mapping[str, Range] | None],
+    ranges: Mapping[str, Range] | None,
     graphs: Callable[[Products, WeightsFile], dict[GraphName, GraphBuilder]],
 ) -> None:
     for precision in storage.precisions:
@@ -184,13 +189,12 @@ def _write_precisions(
         weights.write(place)
 
 
-def _products(precision: Precision, ranges: Callable[[], Mapping[str, Range] | None]) -> Products:
+def _products(precision: Precision, ranges: Mapping[str, Range] | None) -> Products:
     match precision:
         case "fp32":
             return FloatProducts()
         case "int8":
-            found = ranges()
-            return RowProducts() if found is None else CalibratedProducts(found)
+            return RowProducts() if ranges is None else CalibratedProducts(ranges)
     raise ValueError(f"cannot export {precision}, only {' and '.join(PRECISIONS)}")
 
 

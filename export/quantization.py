@@ -6,7 +6,7 @@ activation that a real token has.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ class Range:
 
     low: float
     high: float
+
+    def widened(self, states: Tensor) -> "Range":
+        """The range that also holds these values."""
+        return Range(min(self.low, float(states.min())), max(self.high, float(states.max())))
+
+
+NOTHING = Range(0.0, 0.0)
 
 
 def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
@@ -72,7 +79,9 @@ def calibrate_classification(model: VisionTransformer, pictures: Tensor) -> dict
 
 
 def _observe(model: nn.Module, run: Callable[[], None]) -> dict[str, Range]:
-    observed: dict[str, _Extremes] = {}
+    # The largest values, as they are: measured on a trained model, those of 100 sentences serve as
+    # well as those of 400 or their 90th percentile, and a margin beyond them serves less.
+    observed: dict[str, Range] = {}
     training, threads = model.training, torch.get_num_threads()
     torch.set_num_threads(1)  # samples are small: two threads only wait for each other
     try:
@@ -84,31 +93,15 @@ def _observe(model: nn.Module, run: Callable[[], None]) -> dict[str, Range]:
         model.train(training)
     if not observed:
         raise ValueError("calibration needs at least one sample")
-    return {name: extremes.range for name, extremes in observed.items()}
-
-
-@dataclass(slots=True)
-class _Extremes:
-    """The smallest and the largest value of every sample."""
-
-    lows: list[float] = field(default_factory=list)
-    highs: list[float] = field(default_factory=list)
-
-    def add(self, states: Tensor) -> None:
-        self.lows.append(float(states.min()))
-        self.highs.append(float(states.max()))
-
-    @property
-    def range(self) -> Range:
-        return Range(min(self.lows), max(self.highs))
+    return observed
 
 
 @contextmanager
-def _hooks(model: nn.Module, observed: dict[str, _Extremes]) -> Iterator[None]:
+def _hooks(model: nn.Module, observed: dict[str, Range]) -> Iterator[None]:
     """Record the input of every linear map, and the output of the last norm."""
 
     def watch(name: str, states: Tensor) -> None:
-        observed.setdefault(name, _Extremes()).add(states)
+        observed[name] = observed.get(name, NOTHING).widened(states)
 
     handles = []
     for name, module in model.named_modules():

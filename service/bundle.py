@@ -164,6 +164,7 @@ class Provenance(_Model):
     recipe: str
     trained_hours: float | None = None
     metrics: dict[str, dict[str, float]] = {}
+    measured_with: dict[str, str] = {}  # the command that gives these figures, the machine, ...
     parity: dict[str, JsonValue] = {}
 
 

@@ -16,6 +16,7 @@ FOUNDATION = {
     "service.metrics",
     "service.logs",
     "service.lifecycle",
+    "service.rate",
 }
 MODELS = FOUNDATION | {"service.bundle", "service.runtime"}
 ENGINES = {"service.translation", "service.classification"}
@@ -30,6 +31,7 @@ ALLOWED = {
     "service.metrics": {"service.errors"},
     "service.logs": {"service.errors", "service.settings"},
     "service.lifecycle": {"service.errors", "service.metrics", "service.logs"},
+    "service.rate": set(),
     "service.bundle": {"service.errors"},
     "service.runtime": FOUNDATION,
     "service.translation": MODELS,
@@ -50,7 +52,6 @@ HOMES = {
     "grpc": {"attendant", "service.rpc", "service.server"},
     "grpc_health": {"service.rpc", "service.server"},
     "grpc_reflection": {"service.rpc", "service.server"},
-    "grpc_status": {"service.rpc"},
     "google": {"attendant", "service.rpc", "service.http"},
     "attendant": {"attendant", "service.rpc", "service.http", "service.server"},
     "onnxruntime": {

@@ -3,6 +3,7 @@
 Letters: B batch; pictures are (B, 3, height, width).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,19 +43,31 @@ def read_image_folder(folder: Path, image_size: int) -> ImageSet:
 
     Raises ValueError where there are no labels or a label has no pictures.
     """
-    labels = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    files = picture_files(folder)
+    labels = tuple(sorted({label for label, _ in files}))
+    indices = {label: index for index, label in enumerate(labels)}
+    targets = torch.tensor([indices[label] for label, _ in files])
+    return ImageSet(read_pictures([path for _, path in files], image_size), targets, labels)
+
+
+def picture_files(folder: Path) -> list[tuple[str, Path]]:
+    """Label and path of every picture FOLDER/LABEL/*, in order. Raises ValueError as above."""
+    labels = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if not labels:
         raise ValueError(f"{folder} has no folders, one a label, with pictures in them")
-    pixels: list[np.ndarray] = []
-    targets: list[int] = []
-    for index, label in enumerate(labels):
+    found: list[tuple[str, Path]] = []
+    for label in labels:
         files = sorted(p for p in (folder / label).iterdir() if p.suffix.lower() in EXTENSIONS)
         if not files:
             raise ValueError(f"{folder / label} has no pictures ({', '.join(sorted(EXTENSIONS))})")
-        pixels.extend(_read_image(path, image_size) for path in files)
-        targets.extend([index] * len(files))
-    stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(stacked, torch.tensor(targets), labels)
+        found += [(label, path) for path in files]
+    return found
+
+
+def read_pictures(paths: Sequence[Path], image_size: int) -> Tensor:
+    """Pictures (B, 3, image_size, image_size) uint8, resized where they have another size."""
+    pixels = np.stack([_read_image(path, image_size) for path in paths])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 def _read_image(path: Path, image_size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ horse", joins two sentences, shouts, or names somebody the corpus has never hear
 keeps the two sides translations of each other, in any pair of languages.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -22,9 +23,9 @@ def other_case(pair: Pair, pool: Sequence[Pair], rng: random.Random) -> Pair:
 
 
 def without_stop(pair: Pair, pool: Sequence[Pair], rng: random.Random) -> Pair:
-    """Neither side ends in a stop."""
-    source, target = pair
-    return source.rstrip(STOPS + " "), target.rstrip(STOPS + " ")
+    """Neither side ends in a stop, unless nothing else is in it."""
+    source, target = (text.rstrip(STOPS + " ") for text in pair)
+    return (source, target) if source and target else pair
 
 
 def without_stop_or_case(pair: Pair, pool: Sequence[Pair], rng: random.Random) -> Pair:
@@ -71,6 +72,15 @@ CHANGES: tuple[tuple[Callable[[Pair, Sequence[Pair], random.Random], Pair], int]
     (joined, 40),
     (copied, 30),
 )
+
+
+def perturb_all(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:
+    """Change every pair, for a test of what people type: case, the stop, both, two joined."""
+    changes = (other_case, without_stop, without_stop_or_case, joined)
+    return [
+        change(pair, pairs, rng)
+        for pair, change in zip(pairs, itertools.cycle(changes), strict=False)
+    ]
 
 
 def perturb(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:

@@ -110,14 +110,17 @@ def encode_pairs_with_dropout(
 def batches_by_tokens(
     pairs: Sequence[TokenPair], max_tokens: int, rng: random.Random
 ) -> list[list[TokenPair]]:
-    """Batches of pairs of like length, at most max_tokens padded tokens a side, shuffled."""
+    """Batches of pairs of like length, at most max_tokens padded tokens a side, shuffled.
+
+    A pair that is longer than that is a batch of its own.
+    """
     # Random before sorting: pairs of one length meet other neighbours in each epoch.
     order = sorted(pairs, key=lambda pair: (len(pair.target), len(pair.source), rng.random()))
-    batches: list[list[TokenPair]] = [[]]
+    batches: list[list[TokenPair]] = []
     longest = 0
     for pair in order:
         longest = max(longest, len(pair.source), len(pair.target))
-        if batches[-1] and longest * (len(batches[-1]) + 1) > max_tokens:
+        if not batches or longest * (len(batches[-1]) + 1) > max_tokens:
             batches.append([])
             longest = max(len(pair.source), len(pair.target))
         batches[-1].append(pair)

@@ -118,6 +118,7 @@ class Trainer:
             line.update(progress, self.task.num_units(batches[index]))
             if time.monotonic() - self._saved_at > self.config.checkpoint_seconds:
                 self._save()
+        line.close()
 
     def _step(self, batch: Any, share: float) -> None:
         self.progress.step += 1
@@ -149,9 +150,12 @@ class Trainer:
         progress.epoch, progress.batch, progress.epoch_loss = progress.epoch + 1, 0, 0.0
         self._save()
         self.run.drop_snapshot(progress.epoch - 1 - self.config.average_checkpoints)
-        self.run.write_log(progress.history)
-        draw_curves(progress.history, self.run.path / "curves.png")
+        self._show_history()
         print("  ".join(f"{k} {v:.4g}" for k, v in record.items()), flush=True)
+
+    def _show_history(self) -> None:
+        self.run.write_log(self.progress.history)
+        draw_curves(self.progress.history, self.run.path / "curves.png")
 
     def _finish(self) -> dict[str, float]:
         """Average the last 1, 2, 4, ... snapshots and keep whichever validates best."""
@@ -199,4 +203,6 @@ class Trainer:
         torch.set_rng_state(state["generator"])
         if "cuda_generator" in state:
             torch.cuda.set_rng_state(state["cuda_generator"])
+        if self.progress.history:
+            self._show_history()  # it may have been killed between the checkpoint and the log
         print(f"resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}", flush=True)

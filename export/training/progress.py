@@ -46,6 +46,11 @@ class ProgressLine:
         if sys.stdout.isatty():
             print("\r" + self._line(figures), end="\x1b[K", flush=True)
 
+    def close(self) -> None:
+        """Make room on the terminal for what is printed next."""
+        if sys.stdout.isatty():
+            print("\r\x1b[K", end="", flush=True)
+
     def _line(self, figures: dict[str, float]) -> str:
         minutes, seconds = divmod(round(figures["seconds_left"]), 60)
         return (

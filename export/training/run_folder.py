@@ -49,8 +49,7 @@ class RunFolder:
         file = self.path / "checkpoint.pt"
         if not file.exists():
             return None
-        state: dict[str, Any] = torch.load(file, weights_only=True)
-        return state
+        return _load(file)
 
     def save_snapshot(self, epoch: int, weights: Weights) -> None:
         """Keep the weights after an epoch."""
@@ -59,8 +58,7 @@ class RunFolder:
 
     def load_snapshot(self, epoch: int) -> Weights:
         """The weights after an epoch."""
-        weights: Weights = torch.load(self._snapshot(epoch), weights_only=True)
-        return weights
+        return _load(self._snapshot(epoch))
 
     def drop_snapshot(self, epoch: int) -> None:
         """Remove a snapshot that no average will need."""
@@ -75,8 +73,29 @@ class RunFolder:
         file = self.path / "weights.pt"
         if not file.exists():
             raise ValueError(f"{self.path} has no weights.pt: its training has not ended")
-        weights: Weights = torch.load(file, weights_only=True)
-        return weights
+        return _load(file)
+
+    def final_weights(self, snapshots: int | None = None) -> Weights:
+        """The result, or the average of so many of the last snapshots of a run still going on."""
+        if snapshots is None:
+            return self.load_weights()
+        epochs = self.snapshot_epochs()[-snapshots:]
+        if not epochs:
+            raise ValueError(f"{self.path} has no snapshots: its first epoch has not ended")
+        return average_weights([self.load_snapshot(epoch) for epoch in epochs])
+
+    def snapshot_epochs(self) -> list[int]:
+        """Of which epochs there are snapshots, the first epoch being 0."""
+        return sorted(int(path.stem) for path in (self.path / "snapshots").glob("*.pt"))
+
+    def read_log(self) -> list[dict[str, float]]:
+        """The log of all epochs that have ended."""
+        return [json.loads(line) for line in (self.path / "log.jsonl").read_text().splitlines()]
+
+    def read_progress(self) -> dict[str, float]:
+        """Where training stands, or the figures of its result."""
+        progress: dict[str, float] = json.loads((self.path / "progress.json").read_text())
+        return progress
 
     def write_log(self, history: list[dict[str, float]]) -> None:
         """Write the log of all epochs."""
@@ -102,6 +121,12 @@ def average_weights(snapshots: list[Weights]) -> Weights:
         .to(first[name].dtype)
         for name in first
     }
+
+
+def _load(file: Path) -> dict[str, Any]:
+    # To main memory: what a GPU has trained is bundled on machines without one.
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return state
 
 
 def _save(file: Path, value: object) -> None:

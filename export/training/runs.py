@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -20,6 +20,7 @@ from export.training.run_folder import RunFolder
 from export.training.translation import TranslationDataConfig, TranslationTask
 from export.vit import VisionTransformer, ViTConfig
 from export.weights import load_bundle_model
+from service.bundle import ClassificationCard, TranslationCard, read_card
 
 TOKENIZER = "source.spm"
 VALID_SPLIT_SEED = 0
@@ -50,6 +51,10 @@ def train_translation(  # noqa: PLR0913  # all by keyword
     start = None if init is None else load_bundle_model(init, Transformer)
     if start is not None:
         architecture = dataclasses.replace(start.config, dropout=architecture.dropout)
+    if data.max_length > architecture.max_positions:
+        raise ValueError(
+            f"max_length {data.max_length} is over max_positions {architecture.max_positions}"
+        )
     run = RunFolder(run_path)
     run.write_config(
         {
@@ -65,7 +70,7 @@ def train_translation(  # noqa: PLR0913  # all by keyword
     )
     tokenizer_path = run_path / TOKENIZER
     if init is not None:
-        tokenizer_path.write_bytes((init / TOKENIZER).read_bytes())
+        tokenizer_path.write_bytes(_shared_tokenizer(init).read_bytes())
     elif not tokenizer_path.exists():
         sentences = [sentence for pair in train_pairs for sentence in pair]
         train_tokenizer(sentences, architecture.vocab_size, tokenizer_path)
@@ -96,9 +101,9 @@ def train_classification(
     train_images, valid_images = _read_images(train, valid, architecture.image_size, data)
     architecture = dataclasses.replace(architecture, num_labels=len(train_images.labels))
     model = VisionTransformer(architecture)
-    if start is not None:
-        model.load_state_dict(start.state_dict())
-        model.temperature.fill_(1.0)
+    if init is not None and start is not None:
+        card = cast(ClassificationCard, read_card(init))
+        _start_from(model, start, card, train_images.labels)
     model.to(choose_device(device))
     task = ClassificationTask(model, train_images, valid_images, data, optimization)
     run = RunFolder(run_path)
@@ -120,20 +125,41 @@ def train_classification(
     return {**figures, "temperature": _calibrate(task, run)}
 
 
-def load_translation_run(run_path: Path) -> tuple[Transformer, dict[str, Any]]:
-    """The trained model of a run, in evaluation mode, and the run's configuration."""
-    config = RunFolder(run_path).read_config()
-    model = Transformer(Seq2SeqConfig(**config["architecture"]))
-    model.load_state_dict(RunFolder(run_path).load_weights())
-    return model.eval(), config
+def load_translation_run(run: RunFolder, snapshots: int | None = None) -> Transformer:
+    """The trained model of a run, in evaluation mode; `snapshots` as in `final_weights`."""
+    model = Transformer(Seq2SeqConfig(**run.read_config()["architecture"]))
+    model.load_state_dict(run.final_weights(snapshots))
+    return model.eval()
 
 
-def load_classification_run(run_path: Path) -> tuple[VisionTransformer, dict[str, Any]]:
-    """The trained model of a run, in evaluation mode, and the run's configuration."""
-    config = RunFolder(run_path).read_config()
-    model = VisionTransformer(ViTConfig(**config["architecture"]))
-    model.load_state_dict(RunFolder(run_path).load_weights())
-    return model.eval(), config
+def load_classification_run(run: RunFolder, snapshots: int | None = None) -> VisionTransformer:
+    """The trained model of a run, in evaluation mode; `snapshots` as in `final_weights`."""
+    model = VisionTransformer(ViTConfig(**run.read_config()["architecture"]))
+    model.load_state_dict(run.final_weights(snapshots))
+    return model.eval()
+
+
+def _shared_tokenizer(bundle: Path) -> Path:
+    """The tokenizer of a bundle. Raises ValueError where source and target have their own."""
+    card = cast(TranslationCard, read_card(bundle))
+    source, target = (bundle / path for path in (card.tokenizer.source, card.tokenizer.target))
+    if source.read_bytes() != target.read_bytes():
+        raise ValueError(f"{bundle} has a tokenizer for each side; training knows one for both")
+    return source
+
+
+def _start_from(
+    model: VisionTransformer,
+    start: VisionTransformer,
+    card: ClassificationCard,
+    labels: tuple[str, ...],
+) -> None:
+    """Take over a bundle's weights; its head only where the labels are the same."""
+    weights = start.state_dict()
+    if card.labels != labels:
+        weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    model.load_state_dict(weights, strict=False)
+    model.temperature.fill_(1.0)
 
 
 def _read_images(
@@ -141,7 +167,13 @@ def _read_images(
 ) -> tuple[ImageSet, ImageSet]:
     train_images = read_image_folder(train, image_size)
     if valid is None:
-        return train_images.split(data.valid_share, VALID_SPLIT_SEED)
+        parts = train_images.split(data.valid_share, VALID_SPLIT_SEED)
+        if not all(map(len, parts)):
+            raise ValueError(
+                f"{train} has {len(train_images)} pictures, of which valid_share "
+                f"{data.valid_share:g} leaves none for training or none for validation"
+            )
+        return parts
     valid_images = read_image_folder(valid, image_size)
     if valid_images.labels != train_images.labels:
         raise ValueError(f"{valid} has the labels {valid_images.labels}, not those of {train}")

@@ -32,7 +32,7 @@ class TranslationDataConfig:
     max_tokens: int = 4096  # padded tokens a side in one batch
     bpe_dropout: float = 0.05  # share of merges left out
     perturb: bool = True  # other case, no final stop, two joined, names and numbers copied
-    max_length: int = 256  # longer training pairs are left out
+    max_length: int = 256  # longer pairs are left out
 
 
 class TranslationTask:
@@ -54,7 +54,11 @@ class TranslationTask:
         self.train_pairs = train
         self.data = data
         self.optimization = optimization
-        encoded = encode_pairs(self.tokenizer, valid)
+        encoded = self._short_enough(encode_pairs(self.tokenizer, valid))
+        if not encoded or not train:
+            raise ValueError(
+                f"no pairs of at most {data.max_length} tokens to train or validate on"
+            )
         self.valid_batches = batches_by_tokens(encoded, data.max_tokens, random.Random(0))
 
     def epoch_batches(self, epoch: int) -> list[list[TokenPair]]:
@@ -63,9 +67,7 @@ class TranslationTask:
         pairs = perturb(self.train_pairs, rng) if self.data.perturb else self.train_pairs
         seed = rng.randrange(2**31)
         encoded = encode_pairs_with_dropout(self.tokenizer, pairs, self.data.bpe_dropout, seed)
-        limit = self.data.max_length
-        kept = [pair for pair in encoded if max(len(pair.source), len(pair.target)) <= limit]
-        return batches_by_tokens(kept, self.data.max_tokens, rng)
+        return batches_by_tokens(self._short_enough(encoded), self.data.max_tokens, rng)
 
     def loss(self, batch: list[TokenPair]) -> Tensor:
         """Mean smoothed loss a target token."""
@@ -90,6 +92,10 @@ class TranslationTask:
             correct += ((logits.argmax(-1) == labels) & (labels != PAD_ID)).sum().item()
             count += tokens.num_target_tokens
         return {"loss": loss / count, "token_accuracy": correct / count}
+
+    def _short_enough(self, pairs: Sequence[TokenPair]) -> list[TokenPair]:
+        limit = self.data.max_length
+        return [pair for pair in pairs if max(len(pair.source), len(pair.target)) <= limit]
 
     def _logits(self, tokens: TokenBatch) -> Tensor:
         # Teacher forcing: the decoder sees the reference up to the token it has to predict.

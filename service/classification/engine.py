@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,11 @@ from service.errors import (
     Overloaded,
 )
 from service.metrics import Metrics
+from service.rate import RateMeter
 from service.runtime import choose_device, choose_precision
 from service.settings import Settings
 
 DEFAULT_TOP_K = 5
-
-# A retry hint while nothing has been measured yet.
-_UNMEASURED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ class ClassificationEngine:
 
         Raises InvalidOption; Overloaded and DeadlineUnmeetable before any work is done.
         """
-        started = perf_counter()
+        started = monotonic()
         top_k = self._check_top_k(top_k)
         self._admit(len(images), deadline_seconds)
         tasks = [asyncio.create_task(self._classify(image, top_k)) for image in images]
@@ -138,7 +136,7 @@ class ClassificationEngine:
             task.add_done_callback(self._release)  # runs even if it is cancelled before it began
         classified = await asyncio.gather(*tasks)
         return Classification(
-            [one.result for one in classified], _timing(classified, perf_counter() - started)
+            [one.result for one in classified], _timing(classified, monotonic() - started)
         )
 
     def _check_top_k(self, top_k: int | None) -> int:
@@ -176,22 +174,21 @@ class ClassificationEngine:
             return Overloaded(
                 f"the call has {num_images} images, the queue takes {self._max_queued} at most"
             )
-        seconds = self._rate.seconds(excess)
         return Overloaded(
             f"{self._num_queued} images wait, {num_images} more would pass the limit of "
             f"{self._max_queued}",
-            retry_after_seconds=_UNMEASURED_SECONDS if seconds is None else max(seconds, 0.001),
+            retry_after_seconds=self._rate.retry_seconds(excess),
         )
 
     async def _classify(self, content: bytes, top_k: int) -> _Classified:
         """One image from admission to its labels."""
-        admitted = perf_counter()
+        admitted = monotonic()
         try:
             answer, preprocess_seconds = await self._logits(content)
         except InvalidImage as error:
             return _Classified(ClassificationResult(error))
         self._rate.finished(admitted)
-        seconds = perf_counter() - admitted
+        seconds = monotonic() - admitted
         self._metrics.images.labels(self.model_name).inc()
         self._metrics.queue_seconds.labels(self.model_name).observe(
             max(seconds - preprocess_seconds - answer.run_seconds, 0.0)
@@ -212,41 +209,18 @@ class ClassificationEngine:
         return await self._batcher.submit(pixels), preprocess_seconds
 
     def _timed_preprocess(self, content: bytes) -> tuple[NDArray[np.float32], float]:
-        started = perf_counter()
+        started = monotonic()
         pixels = self._preprocess(content)
-        seconds = perf_counter() - started
+        seconds = monotonic() - started
         self._metrics.preprocess_seconds.labels(self.model_name).observe(seconds)
         return pixels, seconds
 
     def _run(self, images: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
-        started = perf_counter()
+        started = monotonic()
         logits = self._runner.run(images)
-        self._metrics.inference_seconds.labels(self.model_name).observe(perf_counter() - started)
+        self._metrics.inference_seconds.labels(self.model_name).observe(monotonic() - started)
         self._metrics.classification_batch_size.labels(self.model_name).observe(len(images))
         return list(logits)
-
-
-class RateMeter:
-    """How fast images are finished while any wait: a moving average over about twenty."""
-
-    _WEIGHT = 0.05
-
-    def __init__(self) -> None:
-        self._seconds_an_image: float | None = None
-        self._last_finished = 0.0
-
-    def finished(self, admitted: float) -> None:
-        """An image that was admitted at `admitted` is done now."""
-        now = perf_counter()
-        interval = now - max(admitted, self._last_finished)
-        self._last_finished = now
-        if self._seconds_an_image is None:
-            self._seconds_an_image = interval
-        self._seconds_an_image += self._WEIGHT * (interval - self._seconds_an_image)
-
-    def seconds(self, num_images: int) -> float | None:
-        """Seconds that so many images take; None before the first."""
-        return None if self._seconds_an_image is None else num_images * self._seconds_an_image
 
 
 def probabilities(logits: NDArray[np.float32], *, multi_label: bool) -> NDArray[np.float64]:

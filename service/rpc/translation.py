@@ -44,12 +44,22 @@ class Translator(Engine, Protocol):
         """What options may be."""
 
     async def translate(
-        self, contents: Sequence[str], options: DecodingOptions, segmentation: Segmentation | None
+        self,
+        contents: Sequence[str],
+        options: DecodingOptions,
+        segmentation: Segmentation | None,
+        *,
+        deadline_seconds: float | None = None,
     ) -> Translation:
         """Translate every text."""
 
     def stream(
-        self, contents: Sequence[str], options: DecodingOptions, segmentation: Segmentation | None
+        self,
+        contents: Sequence[str],
+        options: DecodingOptions,
+        segmentation: Segmentation | None,
+        *,
+        deadline_seconds: float | None = None,
     ) -> AsyncIterator[StreamEvent]:
         """Translate every text, bit by bit; the summary is last."""
 
@@ -66,7 +76,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         context: grpc.aio.ServicerContext[object, object],
     ) -> translation_pb2.TranslateResponse:
         """Translate every text and answer when all are done."""
-        return await self.translate(request)
+        return await self.translate(request, deadline_seconds=context.time_remaining())
 
     async def StreamTranslate(
         self,
@@ -76,18 +86,28 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         """Translate every text and send words as soon as they can no longer change."""
         with self._engine(request.request) as engine:
             options, segmentation = _how(request.request, engine)
-            events = engine.stream(list(request.request.contents), options, segmentation)
+            events = engine.stream(
+                list(request.request.contents),
+                options,
+                segmentation,
+                deadline_seconds=context.time_remaining(),
+            )
             async with aclosing(events):  # type: ignore[type-var]  # it is a generator
                 async for event in events:
                     yield _event_to_proto(event, engine.model_name)
 
     async def translate(
-        self, request: translation_pb2.TranslateRequest
+        self,
+        request: translation_pb2.TranslateRequest,
+        *,
+        deadline_seconds: float | None = None,
     ) -> translation_pb2.TranslateResponse:
         """Translate, for gRPC and HTTP alike."""
         with self._engine(request) as engine:
             options, segmentation = _how(request, engine)
-            translation = await engine.translate(list(request.contents), options, segmentation)
+            translation = await engine.translate(
+                list(request.contents), options, segmentation, deadline_seconds=deadline_seconds
+            )
             name, version = engine.model_name.rsplit("/", 1)
             return translation_pb2.TranslateResponse(
                 results=(

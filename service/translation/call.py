@@ -58,6 +58,8 @@ class Call:
                 self.finish_text(index, TranslationResult(error=prepared))
             elif text is not None:
                 text.advance()
+        if not self._texts:
+            self.done.set_result(None)
 
     def finish_text(self, index: int, result: TranslationResult) -> None:
         """A text has its result; with the last one the call is done."""
@@ -140,6 +142,8 @@ class TextProgress:
 
     def extend_piece(self, piece: int, token_ids: list[int]) -> None:
         """These target tokens of a piece can no longer change."""
+        if self._is_finished:
+            return
         text = self._tokenizer.decode(token_ids)
         self._partial[piece] = text[: max(text.rfind(" "), 0)]  # the last word may go on
         self._send()
@@ -203,7 +207,7 @@ class TextProgress:
         is_cut = any(one.finish_reason is FinishReason.LENGTH for one in best)
         return Hypothesis(
             text=self._join(self._best),
-            score=sum(one.score for one in best) if self._options.return_scores else None,
+            score=sum((one.score for one in best), 0.0) if self._options.return_scores else None,
             num_target_tokens=sum(len(one.token_ids) for one in best),
             finish_reason=FinishReason.LENGTH if is_cut else FinishReason.EOS,
         )

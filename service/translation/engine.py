@@ -9,12 +9,13 @@ import os
 import time
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as SequenceOf
+from typing import Protocol
 
 from service.bundle import Bundle
-from service.errors import AttendantError, DeadlineUnmeetable, Overloaded
+from service.errors import AttendantError, DeadlineUnmeetable, Draining, Overloaded
 from service.metrics import Metrics
 from service.rate import RateMeter
-from service.runtime import choose_device, choose_precision
+from service.runtime import Device, choose_device, choose_precision
 from service.settings import Settings
 from service.translation.call import Call, Emit
 from service.translation.measures import TranslationMeasures
@@ -28,20 +29,36 @@ from service.translation.options import (
 from service.translation.preparation import PreparedText, TextPreparer
 from service.translation.processors import TokenRules
 from service.translation.results import StreamEvent, Summary, Translation
-from service.translation.runner import Graphs, Runner
+from service.translation.runner import open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.tokenizer import Tokenizer
 from service.translation.warmup import warm_up
-from service.translation.worker import DecodeWorker, StepResults
+from service.translation.worker import DecodeWorker, StepResults, StepRunner
 
 # Texts of a call with more characters than this are prepared in a thread: 1 ms of the event loop.
 INLINE_CHARACTERS = 4000
 
 
+class OpenRunners(Protocol):
+    """Makes what the decode workers run on; see `runner.open_runners`."""
+
+    def __call__(
+        self, bundle: Bundle, precision: str, device: Device, *, count: int, max_rows: int
+    ) -> SequenceOf[StepRunner]:
+        """One runner for each worker."""
+
+
 class TranslationEngine:
     """Serves one bundle. Constructing it opens and warms up the model: do that in a thread."""
 
-    def __init__(self, bundle: Bundle, *, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        open_runners: OpenRunners = open_runners,
+    ) -> None:
         card = bundle.translation
         self.model_name = f"{bundle.name}/{bundle.version}"
         self.device = choose_device(settings.device)
@@ -64,12 +81,13 @@ class TranslationEngine:
         self._max_queued = settings.max_queued_sequences
         self._measures = TranslationMeasures(metrics, self.model_name)
         self._rate = RateMeter()
-        graphs = Graphs.open(bundle, self.precision, self.device)
         num_workers = settings.decode_workers or len(os.sched_getaffinity(0))
         self._scheduler = Scheduler(
             num_workers=num_workers, encode_tokens_per_step=settings.encode_tokens_per_step
         )
-        runners = [Runner(graphs, settings.max_rows) for _ in range(num_workers)]
+        runners = open_runners(
+            bundle, self.precision, self.device, count=num_workers, max_rows=settings.max_rows
+        )
         warm_up(runners[0], card)
         rules = TokenRules.from_card(card)
         self._workers = [
@@ -167,6 +185,8 @@ class TranslationEngine:
 
     def _admit(self, num_sequences: int, deadline_seconds: float | None) -> None:
         """Take a call whole or refuse it whole."""
+        if self._scheduler.is_closed:
+            raise Draining(f"{self.model_name} is being unloaded")
         num_waiting = self._scheduler.num_waiting
         excess = num_waiting + max(num_sequences, 1) - self._max_queued
         if num_sequences > self._max_queued:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
-from service.errors import AttendantError, InvalidOption, TextTooLong
+from service.errors import AttendantError, InvalidOption, InvalidText, TextTooLong
 from service.translation.options import DecodingOptions, Segmentation
 from service.translation.segmenter import Segments, split_text
 from service.translation.tokenizer import Tokenizer
@@ -46,7 +46,11 @@ class TextPreparer:
     def _prepare_one(
         self, text: str, options: DecodingOptions, segmentation: Segmentation
     ) -> PreparedText | AttendantError:
-        num_bytes = len(text.encode("utf-8", "surrogatepass"))
+        try:
+            num_bytes = len(text.encode())
+        except UnicodeEncodeError as error:
+            found = ord(text[error.start])
+            return InvalidText(f"text has U+{found:04X} at {error.start}, half of a character")
         if num_bytes > self.max_text_bytes:
             return TextTooLong(f"text has {num_bytes} bytes, the limit is {self.max_text_bytes}")
         known: dict[str, tuple[int, ...]] = {}

@@ -146,6 +146,14 @@ class Runner:
         return binding
 
 
+def open_runners(
+    bundle: Bundle, precision: str, device: Device, *, count: int, max_rows: int
+) -> list[Runner]:
+    """So many runners over one pair of sessions. Raises BundleError."""
+    graphs = Graphs.open(bundle, precision, device)
+    return [Runner(graphs, max_rows) for _ in range(count)]
+
+
 def _cache(layers: int, rows: int, length: int, heads: int, size: int) -> NDArray[np.float32]:
     return np.zeros((layers, rows, heads, length, size), np.float32)
 

@@ -89,11 +89,17 @@ class GreedySearch:
         """Give each of the N sequences one more token."""
         table = self._table
         rows = np.array([sequence.rows[0] for sequence in sequences])  # (N,)
+        _process_rows(_with_history(sequences, table), logits, self._rules)
         if self._rules.suppressed:
             logits[rows[:, None], list(self._rules.suppressed)] = -np.inf
-        _process_rows(_with_history(sequences, table), logits, self._rules)
         everyone = len(rows) == len(logits)
         tokens = logits.argmax(axis=1)[rows] if everyone else logits[rows].argmax(axis=1)  # (N,)
+        stuck = logits[rows, tokens] == -np.inf
+        if stuck.any():
+            for index in np.flatnonzero(stuck).tolist():
+                _give_up(sequences[index], table)
+            sequences = [one for one in sequences if not one.is_done]
+            rows, tokens = rows[~stuck], tokens[~stuck]
         self._add_scores(sequences, tokens, logits)
         table.lengths[rows] += 1
         table.tokens[rows, 0] = tokens
@@ -191,7 +197,7 @@ class BeamSearch:
             elif len(children) < sequence.beam_size:
                 children.append(candidate)
         if not children and not sequence.finished:
-            self._give_up(sequence, length - 1)
+            _give_up(sequence, self._table)
         sequence.is_done = not children or _cannot_improve(sequence, children[0].score, length)
         return [] if sequence.is_done else self._inherit(sequence, children, length)
 
@@ -202,13 +208,6 @@ class BeamSearch:
         is_end = candidate.token_id == self._rules.eos
         reason = FinishReason.EOS if is_end else FinishReason.LENGTH
         sequence.add_finished(ScoredTokens(score, token_ids, reason))
-
-    def _give_up(self, sequence: Sequence, length: int) -> None:
-        """Rules forbid every token: the best beam as it stands is the answer."""
-        row = sequence.rows[0]
-        token_ids = self._table.history[row, 1 : length + 1].tolist()
-        score = _normalised(self._table.scores[row], max(length, 1), 0.0)
-        sequence.add_finished(ScoredTokens(score, token_ids, FinishReason.LENGTH))
 
     def _inherit(
         self, sequence: Sequence, children: SequenceOf[Candidate], length: int
@@ -257,6 +256,16 @@ def _process_rows(
             process(logits[row], history, sequence.options, rules)
 
 
+def _give_up(sequence: Sequence, table: RowTable) -> None:
+    """Rules forbid every token: the best beam as it stands is the answer."""
+    row = sequence.rows[0]
+    length = int(table.lengths[row])
+    token_ids = table.history[row, 1 : length + 1].tolist()
+    score = _normalised(table.scores[row], max(length, 1), sequence.options.length_penalty)
+    sequence.finished = [ScoredTokens(score, token_ids, FinishReason.LENGTH)]
+    sequence.is_done = True
+
+
 def _normalised(log_probability: np.float32, length: int, length_penalty: float) -> float:
     """log P(Y|X) / |Y|^length_penalty, as Hugging Face scores (Wu et al. 2016 use another form)."""
     with np.errstate(all="ignore"):  # any finite penalty is legal: 2 ** 2000 is infinity
@@ -276,9 +285,14 @@ def _cannot_improve(sequence: Sequence, best_running: np.float32, length: int) -
 
 
 def log_sum_exp(scores: Floats) -> Floats:
-    """log(sum(exp(scores))) of each row: (R, V) -> (R,)."""
-    highest = scores.max(axis=1, keepdims=True)  # (R, 1)
-    total: Floats = np.log(np.exp(scores - highest).sum(axis=1)) + highest[:, 0]
+    """log(sum(exp(scores))) of each row: (R, V) -> (R,).
+
+    A row of -inf alone has the lowest finite number, so that differences are -inf and never NaN.
+    """
+    lowest = np.finfo(np.float32).min
+    highest = np.maximum(scores.max(axis=1, keepdims=True), lowest)  # (R, 1)
+    sums = np.exp(scores - highest).sum(axis=1)  # (R,) 1 at least, or no token is possible
+    total: Floats = np.log(np.maximum(sums, 1)) + highest[:, 0]
     return total
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import sentencex
 
+# What no sentence goes across: the model would make plain spaces of them.
+_BREAKS = re.compile(r"([\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+)")
+
 # Where a sentence over the limit is cut, the best place first: clauses (behind a comma, a
 # semicolon, a colon or a dash), spaces, anywhere.
 _CUTS = (
@@ -47,7 +50,7 @@ def split_text(
     `fits` says whether the model takes a piece whole; it is asked for no more than
     `max_characters`, so that the time this takes is linear in the text.
     """
-    parts = sentencex.segment(language, text) if sentences else [text]
+    parts = _sentences(text, language) if sentences else [text]
     pieces: list[str] = []
     gaps = [""]
     for part in parts:
@@ -61,6 +64,15 @@ def split_text(
             pieces.append(body)
             gaps.append(piece[start + len(body) :])
     return Segments(tuple(pieces), tuple(gaps))
+
+
+def _sentences(text: str, language: str) -> Iterator[str]:
+    """Yield sentences, and the line breaks and tabs between them."""
+    for part in _BREAKS.split(text):
+        if part.isspace():
+            yield part
+        elif part:
+            yield from sentencex.segment(language, part)
 
 
 def _shorten(sentence: str, max_characters: int, fits: Callable[[str], bool]) -> Iterator[str]:
@@ -78,8 +90,9 @@ def _shorten(sentence: str, max_characters: int, fits: Callable[[str], bool]) ->
 
 def _longest_head(text: str, fits: Callable[[str], bool]) -> int:
     """Where to cut a text that does not fit: the last of the best places whose head fits."""
+    start = len(text) - len(text.lstrip())
     for cut in _CUTS:
-        ends = [match.end() for match in cut.finditer(text) if text[: match.end()].strip()]
+        ends = [match.end() for match in cut.finditer(text, start + 1)]
         if ends and fits(text[: ends[0]].strip()):
             return _last_fitting(text, ends, fits)
     return 1  # not even one character fits: the model will have to take it

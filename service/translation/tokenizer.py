@@ -21,11 +21,22 @@ class Tokenizer:
     def from_bundle(cls, bundle: Bundle) -> "Tokenizer":
         """Read the files that the card names. Raises BundleError."""
         card = bundle.translation
-        return cls(
+        tokenizer = cls(
             bundle.folder / card.tokenizer.source,
             bundle.folder / card.tokenizer.target,
             card.tokens.eos,
         )
+        tokenizer.check(card.architecture.vocab_size)
+        return tokenizer
+
+    def check(self, vocab_size: int) -> None:
+        """Raise BundleError unless the model knows every source id, and we every target id."""
+        num_source, num_target = len(self._source), len(self._target)
+        if not num_source <= vocab_size <= num_target:
+            raise BundleError(
+                f"expected tokenizers of {vocab_size} pieces, found {num_source} for the source "
+                f"and {num_target} for the target"
+            )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The source ids of each text, the end token last; mere space has only that."""

@@ -87,16 +87,23 @@ class DecodeWorker:
         """Wait for the end, after the scheduler was closed."""
         self._thread.join()
 
+    def turn(self) -> StepResults:
+        """Let sequences leave and join, then run one step; blocks while there is none to run."""
+        results = StepResults()
+        self._drop_cancelled(results)
+        self._admit(results)
+        if self._running:
+            self._step(results)
+        return results
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self._running and not self._scheduler.num_waiting
+
     def _run(self) -> None:
-        while True:
-            results = StepResults()
-            self._drop_cancelled(results)
-            self._admit(results)
-            if self._scheduler.is_closed and not self._running:
-                break
-            if self._running:
-                self._step(results)
-            if results:
+        while not (self._scheduler.is_closed and self.is_idle):
+            if results := self.turn():
                 self._deliver(results)
 
     def _admit(self, results: StepResults) -> None:
@@ -106,6 +113,7 @@ class DecodeWorker:
         now = time.monotonic()
         joining = [sequence for sequence in taken if not sequence.is_cancelled]
         results.finished += [sequence for sequence in taken if sequence.is_cancelled]
+        self._measures.left_the_queue(len(taken) - len(joining))
         if not joining:
             return
         for sequence in joining:
@@ -129,13 +137,14 @@ class DecodeWorker:
         try:
             logits = self._runner.step()
             self._search.advance(self._running, logits)
+            extended = self._extended()
         except Exception:
             logger.exception("a decode step of %d sequences failed", len(self._running))
             self._fail(list(self._running), results)
             return
         now = time.monotonic()
         self._measures.stepped(now - begun, len(logits))
-        self._note_streams(results)
+        results.extended += extended
         for sequence in self._running:
             sequence.first_token_at = sequence.first_token_at or now
         self._retire([sequence for sequence in self._running if sequence.is_done], results)
@@ -150,13 +159,16 @@ class DecodeWorker:
         self._release(done)
         results.finished += done
 
-    def _note_streams(self, results: StepResults) -> None:
+    def _extended(self) -> list[tuple[Sequence, list[int]]]:
+        """The streamed sequences that have more tokens that cannot change, and those tokens."""
+        extended = []
         for sequence in self._running:
             if sequence.streamed and not sequence.is_done:
                 stable = self._search.stable_tokens(sequence)
                 if len(stable) > sequence.num_streamed:
                     sequence.num_streamed = len(stable)
-                    results.extended.append((sequence, stable))
+                    extended.append((sequence, stable))
+        return extended
 
     def _drop_cancelled(self, results: StepResults) -> None:
         cancelled = [sequence for sequence in self._running if sequence.is_cancelled]

@@ -11,11 +11,14 @@ from export.bundling import (
     export_classification,
     export_translation,
 )
+from export.commands import main
 from export.data.tokens import train_tokenizer
 from export.seq2seq import Seq2SeqConfig, Transformer, shift_right
-from export.verify_translation import SENTENCES
+from export.training.run_folder import RunFolder
+from export.verify.translation import SENTENCES
 from service.bundle import Bundle
 from tests.export.models import VOCAB_SIZE, describe, describe_pictures, random_vit
+from tests.export.runs import translation_command, write_text
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -85,3 +88,19 @@ def classification_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         description=describe_pictures(),
         calibration_pictures=torch.randn(16, 3, 32, 32),
     )
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parallel files text.en and text.de."""
+    folder = tmp_path_factory.mktemp("text")
+    write_text(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def translation_run(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> RunFolder:
+    """A run that was never interrupted."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(translation_command(text_folder, run)) == 0
+    return RunFolder(run)

@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 import pytest
 
-from export.bundle_writer import write_bundle
-from export.stepping import Graphs
+from export.bundle_writer import record_figures, write_bundle
+from export.verify.stepping import Graphs
 from service.bundle import Bundle, TranslationCard, expected_tensors
 from service.errors import BundleError
 
@@ -185,3 +185,13 @@ def test_expected_tensors_are_those_of_the_task(
 def test_the_card_survives_writing_and_reading(translation_bundle: Bundle) -> None:
     text = translation_bundle.card.model_dump_json()
     assert TranslationCard.model_validate_json(text) == translation_bundle.card
+
+
+def test_measured_figures_are_added_to_both_cards(folder: Path) -> None:
+    bundle = record_figures(
+        folder, metrics={"int8": {"bleu": 31.5}}, parity={"fp32 ids": "12 of 12"}
+    )
+    assert bundle.card.provenance.metrics == {"int8": {"bleu": 31.5}}
+    text = (folder / "MODEL_CARD.md").read_text()
+    assert "| int8 | 31.5 |" in text
+    assert "- fp32 ids: 12 of 12" in text

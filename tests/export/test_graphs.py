@@ -18,11 +18,11 @@ from export.quantization import (
     quantize_columns,
     scale_of,
 )
-from export.report import Bounds, Report
 from export.seq2seq import Transformer
-from export.stepping import Graphs
 from export.verify import verify_bundle
-from export.verify_translation import decode_by_graphs
+from export.verify.report import Bounds, Report
+from export.verify.stepping import Graphs
+from export.verify.translation import decode_by_graphs
 from service.bundle import Bundle
 from service.runtime import open_session
 from tests.export.models import (
@@ -126,7 +126,7 @@ def test_graphs_of_one_precision_share_one_file_and_the_embedding(
 ) -> None:
     stored = {}
     for name in ("encoder", "decoder"):
-        model = onnx.load(translation_bundle.path("int8", name), load_external_data=False)  # type: ignore[arg-type]
+        model = onnx.load(translation_bundle.path("int8", name), load_external_data=False)
         for tensor in model.graph.initializer:
             if tensor.name == "embedding.weight":
                 stored[name] = {entry.key: entry.value for entry in tensor.external_data}

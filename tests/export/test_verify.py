@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from export.bundle_writer import write_bundle
-from export.report import Check, Report
 from export.verify import verify_bundle
+from export.verify.report import Check, Report
 from service.bundle import Bundle
 
 PLACE = 5  # of the value that is changed
@@ -38,7 +38,7 @@ def change_one_value(folder: Path, weight: str) -> None:
     raise AssertionError(f"no weight {weight}")
 
 
-def spoil(file: Path, offset: int, dtype: np.dtype) -> None:  # type: ignore[type-arg]
+def spoil(file: Path, offset: int, dtype: np.dtype) -> None:
     content = bytearray(file.read_bytes())
     value = np.frombuffer(content, dtype, count=1, offset=offset)
     content[offset : offset + dtype.itemsize] = (value + dtype.type(1)).tobytes()

@@ -8,7 +8,7 @@ import torch
 from export.bundling import Storage, export_classification, export_translation
 from export.marian import to_marian
 from export.seq2seq import Transformer
-from export.verify_translation import decode_by_pytorch
+from export.verify.translation import decode_by_pytorch
 from export.vit import VisionTransformer
 from export.weights import load_bundle_model, read_bundle_weights
 from service.bundle import Bundle

@@ -51,7 +51,12 @@ class FakeTranslator:
         self.stopped = True
 
     async def translate(
-        self, contents: Sequence[str], options: DecodingOptions, segmentation: Segmentation | None
+        self,
+        contents: Sequence[str],
+        options: DecodingOptions,
+        segmentation: Segmentation | None,
+        *,
+        deadline_seconds: float | None = None,
     ) -> Translation:
         self.options.append(options)
         self.segmentations.append(segmentation)
@@ -68,7 +73,12 @@ class FakeTranslator:
             self._running.dec()
 
     async def stream(
-        self, contents: Sequence[str], options: DecodingOptions, segmentation: Segmentation | None
+        self,
+        contents: Sequence[str],
+        options: DecodingOptions,
+        segmentation: Segmentation | None,
+        *,
+        deadline_seconds: float | None = None,
     ) -> AsyncIterator[StreamEvent]:
         for index, text in enumerate(contents):
             for word in text.split():

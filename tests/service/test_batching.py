@@ -10,10 +10,11 @@ import pytest
 
 from service.bundle import Bundle
 from service.classification.batcher import Batcher
-from service.classification.engine import ClassificationEngine, RateMeter, probabilities, rank
+from service.classification.engine import ClassificationEngine, probabilities, rank
 from service.classification.runner import ClassifierRunner
 from service.errors import BundleError, DeadlineUnmeetable, Draining, Overloaded
 from service.metrics import Metrics
+from service.rate import RateMeter
 from service.settings import Settings
 from tests.service.conftest import SIZE, image_file, total, write_classifier
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from export.bundling import encode, load_tokenizer
 from export.layers import DecoderLayer
 from export.quantization import Floats
-from export.report import Bounds, Check, compare_int8
 from export.seq2seq import Transformer
-from export.stepping import Graphs, Rows
+from export.verify.report import Bounds, Check, compare_int8
+from export.verify.stepping import Graphs, Rows
 from export.weights import load_bundle_model
 from service.bundle import Bundle, TranslationCard
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from export.quantization import Floats
-from export.report import Bounds, Check, compare_int8
-from export.stepping import open_checked
+from export.verify.report import Bounds, Check, compare_int8
+from export.verify.stepping import open_checked
 from export.vit import VisionTransformer
 from export.weights import load_bundle_model
 from service.bundle import Bundle

@@ -1,14 +1,22 @@
-"""Compare a bundle's graphs under ONNX Runtime with the PyTorch model made of its fp32 weights."""
+"""Compare a bundle's graphs under ONNX Runtime with the PyTorch model made of its fp32 weights.
+
+stepping.py        the decoder graph, a token at a time, with rows that join and leave
+translation.py     caches, logits, ids, text, isolation
+classification.py  logits, labels, isolation
+report.py          what was measured, and the bounds
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from export.report import Bounds, Report
-from export.verify_classification import check_classification
-from export.verify_translation import check_translation
+from export.verify.classification import check_classification
+from export.verify.report import Bounds, Report
+from export.verify.translation import check_translation
 from service.bundle import Bundle
+
+__all__ = ["Bounds", "Report", "verify_bundle"]
 
 DEFAULT_BOUNDS = Bounds()
 
