@@ -4,6 +4,7 @@ Knows files and tensors, no task. Every session of the server is opened here.
 """
 
 import ctypes
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -40,6 +41,13 @@ def open_session(path: Path, *, device: Device, threads: int) -> onnxruntime.Inf
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but this one
         raise BundleError(f"expected an ONNX graph in {path}, found: {error}") from error
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def choose_device(setting: str) -> Device:

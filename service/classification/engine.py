@@ -5,7 +5,6 @@ model happen in threads.
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.rate import RateMeter
-from service.runtime import choose_device, choose_precision
+from service.runtime import choose_device, choose_precision, num_cores
 from service.settings import Settings
 
 DEFAULT_TOP_K = 5
@@ -89,7 +88,7 @@ class ClassificationEngine:
         self._multi_label = card.multi_label
         self._max_queued = settings.max_queued_images
         self._metrics = metrics
-        self._num_threads = settings.image_threads or os.cpu_count() or 1
+        self._num_threads = settings.image_threads or num_cores()
         self._preprocess = Preprocessor(card.image, max_pixels=settings.max_image_pixels)
         self._runner = ClassifierRunner(
             bundle,

@@ -5,7 +5,6 @@ else happens on the event loop, but for the decode workers' own threads.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as SequenceOf
@@ -15,7 +14,7 @@ from service.bundle import Bundle
 from service.errors import AttendantError, DeadlineUnmeetable, Draining, Overloaded
 from service.metrics import Metrics
 from service.rate import RateMeter
-from service.runtime import Device, choose_device, choose_precision
+from service.runtime import Device, choose_device, choose_precision, num_cores
 from service.settings import Settings
 from service.translation.call import Call, Emit
 from service.translation.measures import TranslationMeasures
@@ -81,7 +80,7 @@ class TranslationEngine:
         self._max_queued = settings.max_queued_sequences
         self._measures = TranslationMeasures(metrics, self.model_name)
         self._rate = RateMeter()
-        num_workers = settings.decode_workers or len(os.sched_getaffinity(0))
+        num_workers = settings.decode_workers or num_cores()
         self._scheduler = Scheduler(
             num_workers=num_workers, encode_tokens_per_step=settings.encode_tokens_per_step
         )
