@@ -4,7 +4,6 @@ Letters: B batch, S source length, T target length.
 """
 
 import random
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 
+from export.data.bpe_dropout import BpeDropout
 from export.data.parallel import Pair
 
 PAD_ID, UNK_ID, EOS_ID = 0, 1, 2
@@ -81,30 +81,13 @@ def encode_pairs(
 
 
 def encode_pairs_with_dropout(
-    tokenizer: sentencepiece.SentencePieceProcessor,
-    pairs: Sequence[Pair],
-    probability: float,
-    seed: int,
+    encoder: BpeDropout, pairs: Sequence[Pair], rng: random.Random
 ) -> list[TokenPair]:
-    """Token ids with merges left out at random (BPE-dropout, Provilkov et al. 2020).
-
-    The same seed gives the same ids. sentencepiece's generator belongs to the thread and takes its
-    seed when the thread first uses it, so each call has a thread of its own.
-    """
-    encoded: list[TokenPair] = []
-
-    def sample(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text, enable_sampling=True, alpha=probability)
-        return [*ids, EOS_ID]
-
-    def encode() -> None:
-        sentencepiece.set_random_generator_seed(seed)
-        encoded.extend(TokenPair(sample(source), sample(target)) for source, target in pairs)
-
-    thread = threading.Thread(target=encode)
-    thread.start()
-    thread.join()
-    return encoded
+    """Token ids with merges left out at random, as the generator decides."""
+    return [
+        TokenPair([*encoder.encode(source, rng), EOS_ID], [*encoder.encode(target, rng), EOS_ID])
+        for source, target in pairs
+    ]
 
 
 def batches_by_tokens(

@@ -113,13 +113,18 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     Guo et al. 2017, "On Calibration of Modern Neural Networks"; logits (B, labels), targets (B,).
     """
     log_temperature = torch.zeros((), requires_grad=True)
+
+    def temperature() -> Tensor:
+        # Where every picture is right the best temperature is 0, and no number is divided by that.
+        return log_temperature.clamp(-3, 3).exp()
+
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=50)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(logits / log_temperature.exp(), targets)
+        loss = functional.cross_entropy(logits / temperature(), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return float(log_temperature.exp())
+    return float(temperature().detach())

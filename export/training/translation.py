@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from export.data.bpe_dropout import BpeDropout
 from export.data.parallel import Pair
 from export.data.perturb import perturb
 from export.data.tokens import (
@@ -50,11 +51,12 @@ class TranslationTask:
         optimization: OptimizationConfig,
     ) -> None:
         self.model = model
-        self.tokenizer = load_tokenizer(tokenizer_path)
+        tokenizer = load_tokenizer(tokenizer_path)
+        self.dropout = BpeDropout(tokenizer, data.bpe_dropout)
         self.train_pairs = train
         self.data = data
         self.optimization = optimization
-        encoded = self._short_enough(encode_pairs(self.tokenizer, valid))
+        encoded = self._short_enough(encode_pairs(tokenizer, valid))
         if not encoded or not train:
             raise ValueError(
                 f"no pairs of at most {data.max_length} tokens to train or validate on"
@@ -65,8 +67,7 @@ class TranslationTask:
         """Perturb, tokenize and group all pairs anew."""
         rng = random.Random(f"{self.optimization.seed} {epoch}")
         pairs = perturb(self.train_pairs, rng) if self.data.perturb else self.train_pairs
-        seed = rng.randrange(2**31)
-        encoded = encode_pairs_with_dropout(self.tokenizer, pairs, self.data.bpe_dropout, seed)
+        encoded = encode_pairs_with_dropout(self.dropout, pairs, rng)
         return batches_by_tokens(self._short_enough(encoded), self.data.max_tokens, rng)
 
     def loss(self, batch: list[TokenPair]) -> Tensor:

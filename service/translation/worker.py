@@ -108,7 +108,7 @@ class DecodeWorker:
 
     def _admit(self, results: StepResults) -> None:
         table = self._runner.table
-        taken = self._scheduler.take(table.num_free, block=not self._running)
+        taken = self._scheduler.take(table.num_free, block=not (self._running or results))
         self._measures.queued(-len(taken))
         now = time.monotonic()
         joining = [sequence for sequence in taken if not sequence.is_cancelled]

@@ -73,16 +73,15 @@ def train_through_kills(command: Sequence[str], run: RunFolder, kills: int, seed
     """Run the command in a process that is killed some checkpoints after each start."""
     rng = random.Random(seed)
     for _ in range(kills):
-        process = start(command)
-        try:
-            wait_for_checkpoints(process, run.path / "checkpoint.pt", rng.randint(2, 6))
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        with start(command) as process:
+            try:
+                wait_for_checkpoints(process, run.path / "checkpoint.pt", rng.randint(2, 6))
+            finally:
+                process.kill()
         assert process.returncode == -signal.SIGKILL
         assert not (run.path / "weights.pt").exists()
-    process = start(command)
-    output, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    with start(command) as process:
+        output, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, output
     assert "resumed at epoch" in output
 

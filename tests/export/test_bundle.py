@@ -193,5 +193,6 @@ def test_measured_figures_are_added_to_both_cards(folder: Path) -> None:
     )
     assert bundle.card.provenance.metrics == {"int8": {"bleu": 31.5}}
     text = (folder / "MODEL_CARD.md").read_text()
-    assert "| int8 | 31.5 |" in text
+    assert "| | int8 |" in text
+    assert "| bleu | 31.5 |" in text
     assert "- fp32 ids: 12 of 12" in text

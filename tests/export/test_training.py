@@ -158,6 +158,11 @@ def test_the_temperature_is_what_the_logits_were_multiplied_by() -> None:
     assert fit_temperature(2.5 * logits, targets) == pytest.approx(2.5, abs=0.12)
 
 
+def test_the_temperature_of_a_classifier_without_faults_is_a_number() -> None:
+    logits = torch.tensor([[9.0, 0.0], [0.0, 7.0]])
+    assert math.exp(-3) <= fit_temperature(logits, torch.tensor([0, 1])) < 1
+
+
 def test_channel_statistics_are_those_of_all_pixels(tmp_path: Path) -> None:
     pixels = read_image_folder(write_pictures(tmp_path / "pictures"), 8).pixels
     mean, std = channel_statistics(pixels)

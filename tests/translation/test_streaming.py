@@ -1,0 +1,192 @@
+"""What a stream sends can no longer change, comes early, and ends in what a plain call returns."""
+
+import random
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.bundle import Bundle
+from service.errors import InternalError
+from service.translation.call import Call
+from service.translation.options import DecodingOptions, Segmentation
+from service.translation.preparation import TextPreparer
+from service.translation.processors import TokenRules
+from service.translation.results import StreamEvent, TextDelta, TextFinished
+from service.translation.tokenizer import Tokenizer
+from tests.translation.fakes import Bench, FakeRunner, Script
+
+NUM_CASES = 500
+
+
+class Streams:
+    """Calls through a bundle's tokenizer and a scripted model, driven by hand."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        card = bundle.translation
+        self.tokenizer = Tokenizer.from_bundle(bundle)
+        self.preparer = TextPreparer(self.tokenizer, "en", card.limits.max_source_tokens, 1 << 16)
+        self.rules = TokenRules.from_card(card)
+        self.vocab_size = card.architecture.vocab_size
+
+    def call(
+        self, texts: list[str], options: DecodingOptions, events: list[StreamEvent] | None
+    ) -> Call:
+        prepared = self.preparer.prepare(texts, options, Segmentation.SENTENCES)
+        emit = None if events is None else events.append
+        return Call(prepared, options, self.tokenizer, arrived_at=0.0, emit=emit)
+
+    def bench(self, script: Script, **given: int) -> tuple[Bench, FakeRunner]:
+        runner = FakeRunner(script, **given)
+        return Bench(runner, rules=self.rules), runner
+
+    def random_script(self, rng: random.Random) -> Script:
+        """A few of all tokens are possible at a time, so beams agree, part and meet again."""
+        seed, eos = rng.getrandbits(32), self.rules.eos
+        eos_score = rng.uniform(-3.0, 2.0)
+
+        def script(source: tuple[int, ...], target: tuple[int, ...]) -> NDArray[np.float32]:
+            state = np.random.default_rng([seed, *source[:3], *target[-2:]])
+            logits = np.full(self.vocab_size, -30.0, np.float32)
+            logits[state.integers(3, self.vocab_size, 5)] = state.normal(0, 2, 5)
+            logits[eos] = eos_score + len(target) / 10
+            return logits
+
+        return script
+
+    def spelling(self, translation: str) -> Script:
+        """Every source becomes this text, whatever was chosen before."""
+        ids = self.tokenizer.encode([translation])[0]
+
+        def script(source: tuple[int, ...], target: tuple[int, ...]) -> NDArray[np.float32]:
+            logits = np.random.default_rng(len(target)).normal(0, 1, self.vocab_size)
+            logits[ids[len(target) - 1]] += 20.0
+            return logits.astype(np.float32)
+
+        return script
+
+
+@pytest.fixture(scope="module")
+def streams(bundle: Bundle) -> Streams:
+    return Streams(bundle)
+
+
+def deltas(events: list[StreamEvent], index: int) -> str:
+    return "".join(
+        event.text
+        for event in events
+        if isinstance(event, TextDelta) and event.content_index == index
+    )
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+async def test_the_first_words_come_before_a_third_of_the_steps(
+    beam_size: int, streams: Streams
+) -> None:
+    translation = "ein mann mit einem roten hut steht vor einem kleinen haus und liest die zeitung"
+    bench, runner = streams.bench(streams.spelling(translation))
+    events: list[StreamEvent] = []
+    call = streams.call(["A man reads."], DecodingOptions(beam_size=beam_size), events)
+    bench.add(*call.sequences)
+    while not events:
+        bench.turn()
+    first = runner.num_steps
+    bench.run()
+    assert call.results[0].hypotheses[0].text == translation
+    assert first < runner.num_steps / 3
+    assert deltas(events, 0) == translation
+
+
+async def test_what_was_sent_is_always_the_beginning_of_what_is_returned(
+    streams: Streams, sentences: list[str]
+) -> None:
+    rng = random.Random(2)
+    num_early = 0
+    for _ in range(NUM_CASES):
+        texts = [random_text(rng, sentences) for _ in range(rng.choice((1, 1, 2)))]
+        beam_size = rng.choice((1, 2, 3))
+        options = DecodingOptions(
+            beam_size=beam_size,
+            length_penalty=rng.choice((0.0, 1.0, 2.0)),
+            max_target_tokens=rng.randint(1, 15),
+            return_scores=True,
+        )
+        script = streams.random_script(rng)
+        num_early += stream_once(streams, script, texts, options, rng)
+    assert num_early > NUM_CASES  # it does stream
+
+
+def random_text(rng: random.Random, sentences: list[str]) -> str:
+    """Up to four short sentences between spaces and line breaks."""
+    short = [one for one in sentences if len(one) < 60]
+    gaps = ["  ", " ", "\n", "\r\n\r\n", "\t", ""]
+    parts = [part for _ in range(rng.randint(0, 4)) for part in (rng.choice(gaps), rng.choice(short))]
+    return "".join([*parts, rng.choice(gaps)])
+
+
+def stream_once(
+    streams: Streams,
+    script: Script,
+    texts: list[str],
+    options: DecodingOptions,
+    rng: random.Random,
+) -> int:
+    """One call, streamed, against itself without a stream; returns how many deltas came early."""
+    plain = streams.call(texts, options, None)
+    plain.begin()
+    streams.bench(script)[0].run(*plain.sequences)
+
+    events: list[StreamEvent] = []
+    call = streams.call(texts, options, events)
+    bench, _ = streams.bench(script, max_rows=3 + rng.randint(0, 6))  # so some wait for others
+    bench.add(*call.sequences)
+    call.begin()
+    bench.run()
+
+    assert call.done.done()
+    assert call.results == plain.results
+    for index, result in enumerate(call.results):
+        assert deltas(events, index) == result.hypotheses[0].text
+        mine = [one for one in events if getattr(one, "content_index", None) == index]
+        assert mine[-1] == TextFinished(index, result)
+        assert sum(isinstance(one, TextFinished) for one in mine) == 1
+    return sum(isinstance(one, TextDelta) for one in events) - len(texts)
+
+
+async def test_a_later_sentence_waits_until_all_before_it_are_sent(streams: Streams) -> None:
+    """The first sentence is decoded to the limit, the second ends at once."""
+    long_ids = tuple(streams.tokenizer.encode(["A long sentence."])[0])
+    word, eos = streams.tokenizer.encode(["haus"])[0][0], streams.rules.eos
+
+    def script(source: tuple[int, ...], target: tuple[int, ...]) -> NDArray[np.float32]:
+        logits = np.zeros(streams.vocab_size, np.float32)
+        goes_on = source == long_ids or len(target) < 2
+        logits[word if goes_on else eos] = 9.0
+        return logits
+
+    bench, _ = streams.bench(script)
+    events: list[StreamEvent] = []
+    call = streams.call(["A long sentence. B."], DecodingOptions(max_target_tokens=8), events)
+    bench.add(*call.sequences)
+    sent = []
+    while not call.done.done():
+        bench.turn()
+        sent.append(deltas(events, 0))
+    text = call.results[0].hypotheses[0].text
+    assert sent[-1] == text
+    assert all(text.startswith(one) and len(one) < len(text) - len(" haus") for one in sent[:-1])
+
+
+async def test_nothing_follows_the_error_of_a_text(streams: Streams) -> None:
+    """Regression: of two sentences one failed, the other went on and its words were still sent
+    after the text's error."""
+    bench, runner = streams.bench(streams.spelling("ein mann steht vor einem kleinen haus"))
+    events: list[StreamEvent] = []
+    call = streams.call(["A. Cat sleeps. B."], DecodingOptions(), events)
+    runner.failing_sources.add(tuple(call.sequences[-1].source_ids.tolist()))
+    bench.add(*call.sequences[:1])
+    bench.turn()
+    bench.add(*call.sequences[1:])
+    bench.run()
+    assert isinstance(call.results[0].error, InternalError)
+    assert isinstance(events[-1], TextFinished)

@@ -1,0 +1,180 @@
+"""A worker's sequences come, go and fail without disturbing each other."""
+
+import pytest
+
+from service.errors import InternalError
+from service.translation.options import FinishReason
+from service.translation.sequence import Sequence
+from tests.translation.fakes import (
+    EOS,
+    Bench,
+    FakeRunner,
+    Outcome,
+    make_sequence,
+    outcome,
+    random_script,
+    reading,
+)
+
+SCRIPT = random_script(40)
+NUM_STEPS = 9
+
+
+def three(beam_size: int) -> list[Sequence]:
+    """Sequences that take nine steps each, or close to it."""
+    return [
+        make_sequence(
+            (source, EOS),
+            beam_size=beam_size,
+            max_target_tokens=NUM_STEPS,
+            min_target_tokens=NUM_STEPS,
+        )
+        for source in (11, 12, 13)
+    ]
+
+
+def alone(sequence: Sequence) -> Outcome:
+    other = make_sequence(sequence.source_ids.tolist(), sequence.options)
+    Bench(FakeRunner(SCRIPT)).run(other)
+    return outcome(other)
+
+
+def assert_at_rest(bench: Bench, *runners: FakeRunner) -> None:
+    assert [runner.table.num_rows for runner in runners] == [0] * len(runners)
+    for gauge in ("requests_waiting", "sequences_running", "rows_running"):
+        assert reading(bench.metrics, f"attendant_{gauge}") == 0
+
+
+@pytest.mark.parametrize("leaver", [0, 1, 2])
+@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_a_cancelled_sequence_does_not_disturb_its_neighbours(
+    leaver: int, beam_size: int, after: int
+) -> None:
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    sequences = three(beam_size)
+    bench.add(*sequences)
+    for _ in range(after):
+        bench.turn()
+    sequences[leaver].is_cancelled = True
+    bench.run()
+    for sequence in sequences:
+        if sequence is not sequences[leaver]:
+            assert outcome(sequence) == alone(sequence)
+            assert sequence.receiver.finished == [sequence]  # type: ignore[attr-defined]
+    assert sequences[leaver].receiver.finished == []  # type: ignore[attr-defined]
+    assert_at_rest(bench, runner)
+    ended = "attendant_sequences_finished_total"
+    assert reading(bench.metrics, ended, reason="cancelled") == 1
+    assert reading(bench.metrics, ended, reason="length") == 2
+
+
+def test_a_cancelled_sequence_frees_its_rows_before_the_next_step() -> None:
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    sequences = three(4)
+    bench.add(*sequences)
+    bench.turn()
+    bench.turn()
+    rows_at_steps: list[int] = []
+    runner.before_step = lambda: rows_at_steps.append(runner.table.num_rows)
+    sequences[1].is_cancelled = True
+    bench.turn()
+    assert runner.num_steps == 3
+    assert rows_at_steps == [8]
+    for sequence in sequences:
+        sequence.is_cancelled = True
+    bench.turn()
+    assert runner.num_steps == 3  # nobody is left to run a step for
+    assert_at_rest(bench, runner)
+
+
+def test_a_failing_step_ends_those_who_run_and_nobody_else() -> None:
+    runner = FakeRunner(SCRIPT)
+    runner.failing_steps = {3}
+    bench = Bench(runner)
+    bench.run(*(failed := three(2)))
+    assert all(isinstance(sequence.error, InternalError) for sequence in failed)
+    assert all(sequence.receiver.finished == [sequence] for sequence in failed)  # type: ignore[attr-defined]
+    assert_at_rest(bench, runner)
+    bench.run(*(later := three(2)))
+    assert [outcome(sequence) for sequence in later] == [alone(sequence) for sequence in later]
+    assert_at_rest(bench, runner)
+    ended = "attendant_sequences_finished_total"
+    assert reading(bench.metrics, ended, reason="error") == 3
+    assert reading(bench.metrics, ended, reason="length") == 3
+
+
+def test_sources_that_cannot_be_encoded_end_those_who_join_and_nobody_else() -> None:
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    first, second, third = three(3)
+    runner.failing_sources.add(tuple(second.source_ids.tolist()))
+    bench.add(first)
+    bench.turn()
+    bench.run(second)
+    bench.run(third)
+    assert isinstance(second.error, InternalError)
+    assert outcome(first) == alone(first)
+    assert outcome(third) == alone(third)
+    assert_at_rest(bench, runner)
+
+
+def test_sequences_join_those_who_run_at_the_next_step() -> None:
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    first, second, third = three(1)
+    for joining in (first, second, third):
+        bench.add(joining)
+        bench.turn()
+    assert [runner.table.lengths[one.rows[0]] for one in (first, second, third)] == [3, 2, 1]
+    bench.run()
+    assert runner.num_steps == NUM_STEPS + 2
+
+
+def test_whoever_does_not_fit_waits_for_rows() -> None:
+    runner = FakeRunner(SCRIPT, max_rows=8)
+    bench = Bench(runner)
+    sequences = three(4)
+    bench.add(*sequences)
+    bench.turn()
+    assert runner.table.num_rows == 8
+    assert reading(bench.metrics, "attendant_requests_waiting") == 1
+    bench.run()
+    assert [outcome(one) for one in sequences] == [alone(one) for one in sequences]
+
+
+def test_a_worker_ends_only_when_all_who_wait_are_served() -> None:
+    """Regression: closed, with only cancelled sequences taken, a worker left others waiting."""
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner, FakeRunner(SCRIPT))  # so a worker takes half of those who wait
+    cancelled, sequences = three(1), three(1)
+    for sequence in cancelled:
+        sequence.is_cancelled = True
+    bench.add(*cancelled, *sequences)
+    bench.scheduler.close()
+    worker = bench.workers[0]
+    worker.start()
+    worker.join()
+    assert all(sequence.is_done for sequence in sequences)
+    assert reading(bench.metrics, "attendant_sequences_finished_total", reason="cancelled") == 3
+
+
+def test_everything_is_counted_once() -> None:
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    sequences = [*three(1), *three(2)]
+    bench.run(*sequences)
+    num_returned = sum(len(one.finished[0].token_ids) for one in sequences)
+    metrics = bench.metrics
+    assert reading(metrics, "attendant_source_tokens_total") == 12
+    assert reading(metrics, "attendant_target_tokens_total") == num_returned == 6 * NUM_STEPS
+    assert reading(metrics, "attendant_wasted_tokens_total", reason="beam") == 3 * NUM_STEPS
+    assert reading(metrics, "attendant_decode_step_seconds_count") == runner.num_steps
+    assert reading(metrics, "attendant_decode_step_rows_sum") == 9 * NUM_STEPS
+    for count in ("queue_seconds", "time_to_first_token_seconds"):
+        assert reading(metrics, f"attendant_{count}_count") == 6
+    assert reading(metrics, "attendant_sequences_finished_total", reason="length") == 6
+    assert {one.finished[0].finish_reason for one in sequences} == {FinishReason.LENGTH}
+    assert_at_rest(bench, runner)
