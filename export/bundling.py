@@ -100,7 +100,7 @@ def export_translation(
     ranges = _translation_ranges(model, processors, calibration_pairs)
 
     def graphs(products: Products, weights: WeightsFile) -> dict[GraphName, GraphBuilder]:
-        bias: Floats = model.final_logits_bias.cpu().numpy()
+        bias: Floats = model.final_logits_bias.detach().cpu().numpy()
         builder = TranslationGraphs(model.config, to_numpy(model), bias, products, weights)
         return {"encoder": builder.encoder(), "decoder": builder.decoder()}
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from export.seq2seq import PAD_LOGIT, Seq2SeqConfig
+from export.seq2seq import Seq2SeqConfig
 
 if TYPE_CHECKING:
     from transformers import MarianMTModel
@@ -64,11 +64,11 @@ def to_marian(state: dict[str, Tensor], config: Seq2SeqConfig) -> "MarianMTModel
 def marian_state(state: dict[str, Tensor], config: Seq2SeqConfig) -> dict[str, Tensor]:
     """The weights under Marian's names."""
     renamed = {
-        _marian_name(name): tensor for name, tensor in state.items() if name != "embedding.weight"
+        _marian_name(name): tensor
+        for name, tensor in state.items()
+        if name not in ("embedding.weight", LOGITS_BIAS)
     }
-    bias = torch.zeros(1, config.vocab_size)
-    bias[0, config.pad_token_id] = PAD_LOGIT
-    renamed[LOGITS_BIAS] = bias
+    renamed[LOGITS_BIAS] = state[LOGITS_BIAS][None]
     return renamed | dict.fromkeys(TIED_EMBEDDINGS, state["embedding.weight"])
 
 

@@ -27,7 +27,6 @@ from service.bundle import (
 )
 from service.errors import BundleError
 
-LOGITS_BIAS = "final_logits_bias"
 PRECISION: Precision = "fp32"
 UNPACKED = ("embedding.weight",)  # matrices that are no linear map: stored as PyTorch has them
 
@@ -37,7 +36,6 @@ Model = TypeVar("Model", Transformer, VisionTransformer)
 def read_bundle_weights(folder: Path) -> dict[str, Tensor]:
     """The state dict of a bundle's model, float32, from its fp32 graphs. Raises BundleError."""
     stored = _read_graphs(folder, read_card(folder))
-    stored.pop(LOGITS_BIAS, None)
     return {
         name: torch.from_numpy(values)
         for packed, array in stored.items()
@@ -53,8 +51,6 @@ def load_bundle_model(folder: Path, kind: type[Model]) -> Model:
     match card:
         case TranslationCard():
             model = Transformer(seq2seq_config(card))
-            bias = _read_graphs(folder, card)[LOGITS_BIAS]
-            model.final_logits_bias.copy_(torch.from_numpy(bias))
         case ClassificationCard():
             model = VisionTransformer(vit_config(card, weights))
         case _:

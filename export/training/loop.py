@@ -83,11 +83,10 @@ class Trainer:
         self.config = config
         self.run = run
         self.optimizer = torch.optim.AdamW(
-            task.model.parameters(),
+            _parameter_groups(task.model, config.weight_decay),
             lr=config.learning_rate,
             betas=(0.9, 0.98),
             eps=1e-9,
-            weight_decay=config.weight_decay,
         )
         self.progress = Progress()
         self._saved_at = time.monotonic()
@@ -206,3 +205,13 @@ class Trainer:
         if self.progress.history:
             self._show_history()  # it may have been killed between the checkpoint and the log
         print(f"resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}", flush=True)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay shrinks matrices; biases and norms are no part of what it should keep small."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]

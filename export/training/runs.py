@@ -1,14 +1,15 @@
 """From files and configurations to a trained run folder, and from there to its model."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 
 from export.data.images import ImageSet, read_image_folder
-from export.data.parallel import read_parallel
-from export.data.tokens import train_tokenizer
+from export.data.parallel import Pair, read_parallel
+from export.data.tokens import encode_pairs, load_tokenizer, train_tokenizer
 from export.seq2seq import Seq2SeqConfig, Transformer
 from export.training.classification import (
     ClassificationDataConfig,
@@ -75,7 +76,9 @@ def train_translation(  # noqa: PLR0913  # all by keyword
         sentences = [sentence for pair in train_pairs for sentence in pair]
         train_tokenizer(sentences, architecture.vocab_size, tokenizer_path)
     model = Transformer(architecture)
-    if start is not None:
+    if start is None:
+        model.start_from_frequencies(target_counts(tokenizer_path, train_pairs, architecture))
+    else:
         model.load_state_dict(start.state_dict())
     model.to(choose_device(device))
     task = TranslationTask(model, tokenizer_path, train_pairs, valid_pairs, data, optimization)
@@ -137,6 +140,15 @@ def load_classification_run(run: RunFolder, snapshots: int | None = None) -> Vis
     model = VisionTransformer(ViTConfig(**run.read_config()["architecture"]))
     model.load_state_dict(run.final_weights(snapshots))
     return model.eval()
+
+
+def target_counts(
+    tokenizer_path: Path, pairs: Sequence[Pair], architecture: Seq2SeqConfig
+) -> torch.Tensor:
+    """How often each token occurs in the targets: (V,)."""
+    encoded = encode_pairs(load_tokenizer(tokenizer_path), pairs)
+    tokens = torch.tensor([token for pair in encoded for token in pair.target])
+    return torch.bincount(tokens, minlength=architecture.vocab_size)
 
 
 def _shared_tokenizer(bundle: Path) -> Path:

@@ -109,7 +109,7 @@ class TranslationTask:
         return logits  # (B, T, V)
 
     def _device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.model.final_logits_bias.device)
+        return tensor.to(self.model.positions.device)
 
 
 def label_smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

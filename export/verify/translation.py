@@ -200,7 +200,7 @@ class _Comparison:
     @property
     def _words(self) -> NDArray[np.bool_]:
         """Columns that can be generated: beside a bias of -10 000 float32 keeps three decimals."""
-        possible: NDArray[np.bool_] = (self._model.final_logits_bias > -1000).numpy()
+        possible: NDArray[np.bool_] = (self._model.final_logits_bias.detach() > -1000).numpy()
         return possible
 
     def _cache_error(self) -> float:

@@ -5,13 +5,15 @@ else happens on the event loop, but for the decode workers' own threads.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 from typing import Protocol
 
 from service.bundle import Bundle
-from service.errors import AttendantError, DeadlineUnmeetable, Draining, Overloaded
+from service.errors import AttendantError, DeadlineUnmeetable, Draining, InternalError, Overloaded
 from service.metrics import Metrics
 from service.rate import RateMeter
 from service.runtime import Device, choose_device, choose_precision, num_cores
@@ -30,9 +32,12 @@ from service.translation.processors import TokenRules
 from service.translation.results import StreamEvent, Summary, Translation
 from service.translation.runner import open_runners
 from service.translation.scheduler import Scheduler
+from service.translation.sequence import Sequence
 from service.translation.tokenizer import Tokenizer
 from service.translation.warmup import warm_up
 from service.translation.worker import DecodeWorker, StepResults, StepRunner
+
+logger = logging.getLogger(__name__)
 
 # Texts of a call with more characters than this are prepared in a thread: 1 ms of the event loop.
 INLINE_CHARACTERS = 4000
@@ -225,8 +230,19 @@ class TranslationEngine:
     def _receive(self, results: StepResults) -> None:
         for sequence, token_ids in results.extended:
             if not sequence.is_cancelled:
-                sequence.receiver.extend(token_ids)
+                _tell(sequence, partial(sequence.receiver.extend, token_ids))
         for sequence in results.finished:
             if not sequence.is_cancelled:
                 self._rate.finished(sequence.arrived_at)
-                sequence.receiver.finish(sequence)
+                _tell(sequence, partial(sequence.receiver.finish, sequence))
+
+
+def _tell(sequence: Sequence, news: Callable[[], None]) -> None:
+    """A bug in what becomes of one sequence is its own error: no other waits for ever."""
+    try:
+        news()
+    except Exception:
+        logger.exception("what the model chose could not be used")
+        sequence.is_cancelled = True
+        sequence.error = InternalError()
+        sequence.receiver.finish(sequence)

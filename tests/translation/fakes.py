@@ -1,7 +1,8 @@
 """A runner with scripted logits, and workers that are driven by hand, one turn at a time."""
 
 import zlib
-from collections.abc import Callable, Sequence as SequenceOf
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,9 +49,7 @@ class FakeRunner:
     So a search that copies or moves a row wrongly is found out.
     """
 
-    def __init__(
-        self, script: Script, *, max_rows: int = 64, max_target_tokens: int = 64
-    ) -> None:
+    def __init__(self, script: Script, *, max_rows: int = 64, max_target_tokens: int = 64) -> None:
         self.table = RowTable(max_rows, max_target_tokens)
         self.num_steps = 0
         self.failing_steps: set[int] = set()

@@ -115,7 +115,9 @@ class Reference:
         length = len(tokens) + 1
         for token in set(history):
             penalty = self.options.repetition_penalty
-            values[token] = values[token] * penalty if values[token] < 0 else values[token] / penalty
+            values[token] = (
+                values[token] * penalty if values[token] < 0 else values[token] / penalty
+            )
         size = self.options.no_repeat_ngram_size
         for start in range(len(history) - size + 1) if size else ():
             ngram = history[start : start + size]

@@ -122,9 +122,9 @@ async def test_a_text_has_the_same_bits_from_an_engine_with_threads(
         scores = [float.fromhex(score) for _, _, score in expected.outcomes[index]]
         assert [one.text for one in result.hypotheses] == expected.texts(index)
         assert [one.score for one in result.hypotheses] == scores
-        assert [
-            (one.finish_reason.value, one.num_target_tokens) for one in result.hypotheses
-        ] == [(reason, len(ids)) for ids, reason, _ in expected.outcomes[index]]
+        assert [(one.finish_reason.value, one.num_target_tokens) for one in result.hypotheses] == [
+            (reason, len(ids)) for ids, reason, _ in expected.outcomes[index]
+        ]
 
 
 async def translate_together(bundle: Bundle, alone: Alone) -> dict[int, Translation]:
@@ -163,7 +163,7 @@ def leaky_bundle(bundle: Bundle, tmp_path: Path) -> Bundle:
     shutil.copytree(bundle.folder, folder)
     model = load_bundle_model(bundle.folder, Transformer)
     weights = WeightsFile()
-    bias = model.final_logits_bias.numpy()
+    bias = model.final_logits_bias.detach().numpy()
     graphs = TranslationGraphs(model.config, to_numpy(model), bias, DynamicProducts(), weights)
     graphs.encoder().save(folder / "int8" / "encoder.onnx")
     graphs.decoder().save(folder / "int8" / "decoder.onnx")

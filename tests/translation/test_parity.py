@@ -159,7 +159,7 @@ def compare(parity: Parity, options: DecodingOptions, count: int, tally: Tally) 
                 tally.ties.append(f"{index} {options}: {found.token_ids} {ids} {scores}")
                 assert abs(scores[0] - scores[1]) < TIE, tally.ties[-1]
             elif score is not None:
-                assert found.score == pytest.approx(score, abs=SCORE_ERROR)
+                assert found.score == pytest.approx(score, abs=SCORE_ERROR, rel=1e-6)
             elif not options.has_processors:
                 exact = parity.exact_score(source, ids, options.length_penalty)
                 assert found.score == pytest.approx(exact, abs=SCORE_ERROR)

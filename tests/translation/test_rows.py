@@ -24,7 +24,9 @@ class Shadow:
 class Contents:
     """What every row of a sequence should hold, kept where nothing ever moves."""
 
-    def __init__(self, rng: random.Random, sequence: Sequence, table: RowTable, number: int) -> None:
+    def __init__(
+        self, rng: random.Random, sequence: Sequence, table: RowTable, number: int
+    ) -> None:
         self.marks = [number * 100 + beam for beam in range(sequence.beam_size)]
         self.length = rng.randint(0, MAX_TARGET_TOKENS)
         self.history = [[rng.randint(3, 99) for _ in range(self.length)] for _ in self.marks]
@@ -36,9 +38,7 @@ class Contents:
             table.scores[row] = score
 
 
-def assert_held(
-    table: RowTable, shadow: Shadow, running: dict[Sequence, Contents]
-) -> None:
+def assert_held(table: RowTable, shadow: Shadow, running: dict[Sequence, Contents]) -> None:
     rows = [row for sequence in running for row in sequence.rows]
     assert sorted(rows) == list(range(table.num_rows))
     assert table.num_free == CAPACITY - len(rows)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.translation.options import DecodingOptions, EarlyStopping, FinishReason
 from service.translation.processors import TokenRules
@@ -63,7 +64,9 @@ def test_a_beam_as_wide_as_the_search_space_finds_the_best_of_all(
 def random_case(rng: random.Random) -> tuple[Script, DecodingOptions, TokenRules]:
     """A table, options and rules, with everything that can be set, set at times."""
     vocab_size = rng.choice((6, 9, 30, 200))
-    script = random_script(vocab_size, eos_boost=rng.choice((0.0, 2.0, 4.0)), seed=rng.getrandbits(32))
+    script = random_script(
+        vocab_size, eos_boost=rng.choice((0.0, 2.0, 4.0)), seed=rng.getrandbits(32)
+    )
     max_target_tokens = rng.randint(1, 10)
     options = DecodingOptions(
         beam_size=rng.choice((1, 2, 3, 4, 5)),
@@ -92,6 +95,47 @@ def test_every_search_follows_the_rules(seed: int) -> None:
     reference = Reference(script, SOURCE, options, rules)
     expected = [reference.greedy()] if options.beam_size == 1 else reference.beams()
     assert_found(search(script, options, rules), expected)
+
+
+@pytest.mark.parametrize("early_stopping", list(EarlyStopping))
+@pytest.mark.parametrize("length_penalty", [-1.0, -0.3, 0.0, 0.6, 1.0, 2.0])
+def test_the_search_stops_when_its_rule_says_so(
+    early_stopping: EarlyStopping, length_penalty: float
+) -> None:
+    """Tables in which hypotheses end at many lengths, so that the rules differ."""
+    for seed in range(30):
+        script = random_script(30, eos_boost=3.0, seed=seed)
+        options = DecodingOptions(
+            beam_size=2 + seed % 2,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            max_target_tokens=20,
+            return_scores=True,
+        )
+        assert_found(search(script, options), Reference(script, SOURCE, options, RULES).beams())
+
+
+@pytest.mark.parametrize("length_penalty", [-1.0, 0.0])
+def test_a_penalty_that_favours_short_ones_is_judged_at_the_present_length(
+    length_penalty: float,
+) -> None:
+    """Two poor hypotheses end first, a far better one at once behind them: the bound at the
+    longest length would have stopped before it."""
+
+    def script(source: tuple[int, ...], target: tuple[int, ...]) -> NDArray[np.float32]:
+        end = 0.08 if len(target) < 3 else 0.97
+        probabilities = np.array([1e-9, 0.01, end, 0.98 - end, 0.01])
+        return np.log(probabilities / probabilities.sum()).astype(np.float32)
+
+    options = DecodingOptions(
+        beam_size=2,
+        length_penalty=length_penalty,
+        early_stopping=EarlyStopping.NEVER,
+        max_target_tokens=40,
+    )
+    sequence = search(script, options)
+    assert sequence.finished[0].token_ids == [3, 3, EOS]
+    assert_found(sequence, Reference(script, SOURCE, options, RULES).beams())
 
 
 def test_sequences_of_all_kinds_in_one_batch_follow_the_rules() -> None:

@@ -120,7 +120,9 @@ def random_text(rng: random.Random, sentences: list[str]) -> str:
     """Up to four short sentences between spaces and line breaks."""
     short = [one for one in sentences if len(one) < 60]
     gaps = ["  ", " ", "\n", "\r\n\r\n", "\t", ""]
-    parts = [part for _ in range(rng.randint(0, 4)) for part in (rng.choice(gaps), rng.choice(short))]
+    parts = [
+        part for _ in range(rng.randint(0, 4)) for part in (rng.choice(gaps), rng.choice(short))
+    ]
     return "".join([*parts, rng.choice(gaps)])
 
 

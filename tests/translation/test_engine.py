@@ -1,0 +1,314 @@
+"""The engine's promises to its callers, with a bundle's tokenizer, scripted logits and threads."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.bundle import Bundle
+from service.errors import (
+    DeadlineUnmeetable,
+    Draining,
+    InternalError,
+    InvalidOption,
+    Overloaded,
+    TextTooLong,
+)
+from service.metrics import Metrics
+from service.settings import Settings
+from service.translation.engine import TranslationEngine
+from service.translation.options import DecodingOptions, FinishReason, Segmentation
+from service.translation.results import Summary, TextDelta, TextFinished
+from tests.translation.fakes import FakeRunner, reading
+
+GREEDY = DecodingOptions(return_scores=True)
+TIMEOUT_SECONDS = 60  # of a broken engine
+
+
+class Rig:
+    """An engine whose model copies its source, and its runners."""
+
+    def __init__(self, bundle: Bundle, **given: Any) -> None:
+        self._vocab_size = bundle.translation.architecture.vocab_size
+        self._eos = bundle.translation.tokens.eos
+        self.metrics = Metrics.create()
+        self.runners: list[FakeRunner] = []
+        self.engine = TranslationEngine(
+            bundle,
+            settings=Settings(**{"decode_workers": 1, "device": "cpu", **given}),
+            metrics=self.metrics,
+            open_runners=self._open,
+        )
+        self.runner.num_steps = 0  # forget the warm-up
+
+    @property
+    def runner(self) -> FakeRunner:
+        return self.runners[0]
+
+    def reading(self, name: str, **labels: str) -> float:
+        return reading(self.metrics, f"attendant_{name}", self.engine.model_name, **labels)
+
+    def assert_at_rest(self) -> None:
+        for gauge in ("requests_waiting", "sequences_running", "rows_running"):
+            assert self.reading(gauge) == 0
+        assert all(runner.table.num_rows == 0 for runner in self.runners)
+
+    def _open(
+        self, bundle: Bundle, precision: str, device: str, *, count: int, max_rows: int
+    ) -> list[FakeRunner]:
+        limit = bundle.translation.limits.max_target_tokens
+        self.runners = [
+            FakeRunner(self._copy, max_rows=max_rows, max_target_tokens=limit) for _ in range(count)
+        ]
+        return self.runners
+
+    def _copy(self, source: tuple[int, ...], target: tuple[int, ...]) -> NDArray[np.float32]:
+        logits = np.linspace(-1.0, 0.0, self._vocab_size, dtype=np.float32)
+        logits[source[len(target) - 1] if len(target) <= len(source) else self._eos] = 20.0
+        return logits
+
+
+StartRig = Callable[..., AbstractAsyncContextManager[Rig]]
+
+
+@pytest.fixture
+def start_rig(bundle: Bundle) -> StartRig:
+    """An engine with these settings; leaving the block ends it, and finds it at rest."""
+
+    @asynccontextmanager
+    async def start(**given: Any) -> AsyncIterator[Rig]:
+        rig = Rig(bundle, **given)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            rig.engine.start()
+            yield rig
+            await rig.engine.stop()
+        rig.assert_at_rest()
+
+    return start
+
+
+@pytest.fixture
+async def rig(start_rig: StartRig) -> AsyncIterator[Rig]:
+    async with start_rig() as running:
+        yield running
+
+
+class Gate:
+    """Holds a runner before its next step."""
+
+    def __init__(self, runner: FakeRunner) -> None:
+        self.arrived, self._opened = threading.Event(), threading.Event()
+        runner.before_step = self._hold
+
+    def open(self) -> None:
+        self._opened.set()
+
+    async def wait(self) -> None:
+        """Until the runner is held."""
+        await asyncio.to_thread(self.arrived.wait, TIMEOUT_SECONDS)
+
+    def _hold(self) -> None:
+        self.arrived.set()
+        self._opened.wait(TIMEOUT_SECONDS)
+
+
+async def copied(rig: Rig, text: str, **given: Any) -> str:
+    """What a text becomes."""
+    options = DecodingOptions(**given)
+    (result,) = (await rig.engine.translate([text], options)).results
+    assert result.error is None
+    return result.hypotheses[0].text
+
+
+async def test_texts_without_words_come_back_as_they_are(rig: Rig) -> None:
+    texts = ["", " ", "\r\n\t", "\u3000\n"]
+    translation = await rig.engine.translate(texts, GREEDY)
+    for text, result in zip(texts, translation.results, strict=True):
+        assert result.error is None
+        assert [one.text for one in result.hypotheses] == [text]
+        assert result.num_sequences == 0
+    assert rig.runner.num_steps == 0
+
+
+async def test_no_texts_have_no_results(rig: Rig) -> None:
+    """Regression: the call waited for ever."""
+    assert (await rig.engine.translate([], GREEDY)).results == []
+
+
+async def test_line_breaks_tabs_and_spaces_are_kept(rig: Rig) -> None:
+    text = "\tA dog runs.  A cat sleeps.\r\n\r\nA title\tand a cell\n \nThe end. "
+    assert await copied(rig, text) == text
+
+
+async def test_a_long_sentence_is_cut_and_joined(rig: Rig, sentences: list[str]) -> None:
+    text = ", ".join(one.rstrip(".!?").replace(".", "") for one in sentences[:12])
+    (result,) = (await rig.engine.translate([text], GREEDY, Segmentation.NONE)).results
+    assert result.num_sequences > 1
+    assert result.hypotheses[0].text == text
+    assert result.hypotheses[0].finish_reason is FinishReason.EOS
+
+
+async def test_a_split_text_has_a_joint_score_and_ends_as_its_worst_piece(rig: Rig) -> None:
+    options = DecodingOptions(return_scores=True, max_target_tokens=4)
+    pieces = ["A dog runs.", "No."]
+    (joint,) = (await rig.engine.translate(["  ".join(pieces)], options)).results
+    alone = [one.hypotheses[0] for one in (await rig.engine.translate(pieces, options)).results]
+    (found,) = joint.hypotheses
+    assert {one.finish_reason for one in alone} == {FinishReason.EOS, FinishReason.LENGTH}
+    assert found.finish_reason is FinishReason.LENGTH
+    assert found.score == sum(one.score or 0.0 for one in alone)
+    assert found.num_target_tokens == sum(one.num_target_tokens for one in alone)
+
+
+async def test_what_is_wrong_with_one_text_is_its_own_error(start_rig: StartRig) -> None:
+    async with start_rig(max_text_bytes=20) as rig:
+        options = DecodingOptions(beam_size=2, num_hypotheses=2)
+        texts = ["A dog.", "A dog. A cat.", "x" * 21, "\ud800"]
+        fine, split, long, broken = (await rig.engine.translate(texts, options)).results
+    assert fine.error is None
+    assert len(fine.hypotheses) == 2
+    assert isinstance(split.error, InvalidOption)
+    assert isinstance(long.error, TextTooLong)
+    assert broken.error is not None
+    assert broken.error.reason == "INVALID_TEXT"
+
+
+async def test_a_full_queue_refuses_a_call_whole_and_says_when_to_come_back(
+    start_rig: StartRig,
+) -> None:
+    async with start_rig(max_queued_sequences=3, max_rows=1) as rig:
+        gate = Gate(rig.runner)
+        running = asyncio.create_task(copied(rig, "Yes."))
+        await gate.wait()
+        waiting = asyncio.create_task(rig.engine.translate(["A dog.", "A cat."], GREEDY))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="2 sequences wait, 2 more") as refused:
+            await rig.engine.translate(["One.", "Two."], GREEDY)
+        assert refused.value.retry_after_seconds is not None
+        assert rig.reading("requests_waiting") == 2
+        with pytest.raises(
+            Overloaded, match="the call has 4 sequences, the queue takes 3"
+        ) as never:
+            await rig.engine.translate(["One. Two. Three. Four."], GREEDY)
+        assert never.value.retry_after_seconds is None
+        gate.open()
+        assert await running == "Yes."
+        assert len((await waiting).results) == 2
+        assert rig.reading("requests_rejected_total", reason="QUEUE_FULL") == 2
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused(start_rig: StartRig) -> None:
+    async with start_rig(max_rows=1) as rig:
+        await copied(rig, "Yes.")
+        with pytest.raises(DeadlineUnmeetable, match=r"the deadline is in 0\.000 s"):
+            await rig.engine.translate(["A dog."], GREEDY, deadline_seconds=0.0)
+        assert rig.reading("requests_rejected_total", reason="DEADLINE_UNMEETABLE") == 1
+
+
+@pytest.mark.parametrize("leaver", [0, 1, 2])
+async def test_a_call_that_is_cancelled_leaves_the_others_alone(leaver: int, rig: Rig) -> None:
+    gate = Gate(rig.runner)
+    texts = ["A dog runs.", "A cat sleeps.", "A bird sings."]
+    calls = [asyncio.create_task(copied(rig, text, beam_size=4)) for text in texts]
+    await gate.wait()
+    calls[leaver].cancel()
+    gate.open()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results[leaver], asyncio.CancelledError)
+    assert [one for one in results if isinstance(one, str)] == [
+        text for number, text in enumerate(texts) if number != leaver
+    ]
+
+
+async def test_a_stream_that_is_closed_frees_its_rows_within_a_step(rig: Rig) -> None:
+    gate = Gate(rig.runner)
+    stream = rig.engine.stream(["A dog runs through the snow."], GREEDY)
+    first = asyncio.create_task(anext(stream))
+    await gate.wait()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await stream.aclose()  # type: ignore[attr-defined]
+    gate.open()
+    await rig.engine.stop()
+    assert rig.runner.num_steps == 1
+    assert rig.reading("sequences_finished_total", reason="cancelled") == 1
+    rig.assert_at_rest()
+
+
+async def test_a_call_that_is_cancelled_in_the_queue_never_starts(start_rig: StartRig) -> None:
+    async with start_rig(max_rows=1) as rig:
+        gate = Gate(rig.runner)
+        running = asyncio.create_task(copied(rig, "Yes."))
+        await gate.wait()
+        waiting = asyncio.create_task(copied(rig, "A dog runs."))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert rig.reading("requests_waiting") == 0
+        gate.open()
+        assert await running == "Yes."
+        assert rig.reading("sequences_finished_total", reason="cancelled") == 1
+
+
+async def test_a_failing_step_is_an_internal_error_and_later_calls_succeed(rig: Rig) -> None:
+    rig.runner.failing_steps = {2}
+    (result,) = (await rig.engine.translate(["A dog runs."], GREEDY)).results
+    assert isinstance(result.error, InternalError)
+    assert "step" not in result.error.message
+    assert await copied(rig, "A dog runs.") == "A dog runs."
+    assert rig.reading("sequences_finished_total", reason="error") == 1
+
+
+async def test_a_result_that_cannot_be_used_does_not_hang_its_call(rig: Rig) -> None:
+    """Regression: an error behind the last step left this call, and those delivered with it,
+    waiting for ever."""
+    rig.runner.before_step = lambda: rig.runner.table.history.fill(1 << 20)  # no such pieces
+    (result,) = (await rig.engine.translate(["A dog."], GREEDY)).results
+    assert isinstance(result.error, InternalError)
+
+
+async def test_an_engine_that_ends_finishes_what_waits_and_refuses_the_rest(rig: Rig) -> None:
+    """Regression: a call after the end waited for ever."""
+    calls = [asyncio.create_task(copied(rig, "A dog runs.")) for _ in range(5)]
+    await asyncio.sleep(0)
+    await rig.engine.stop()
+    assert await asyncio.gather(*calls) == ["A dog runs."] * 5
+    with pytest.raises(Draining):
+        await rig.engine.translate(["A dog."], GREEDY)
+
+
+@pytest.mark.parametrize("decode_workers", [1, 3])
+async def test_after_so_many_calls_so_many_are_counted(
+    decode_workers: int, start_rig: StartRig, sentences: list[str]
+) -> None:
+    async with start_rig(decode_workers=decode_workers) as rig:
+        texts = [one for one in sentences if len(one) < 80][:40]
+        calls = [rig.engine.translate([text], GREEDY) for text in texts]
+        results = [one.results[0] for one in await asyncio.gather(*calls)]
+        num_tokens = sum(one.num_source_tokens for one in results)
+        assert rig.reading("sequences_finished_total", reason="eos") == 40
+        assert rig.reading("source_tokens_total") == num_tokens
+        assert rig.reading("target_tokens_total") == num_tokens  # it copies
+        assert rig.reading("queue_seconds_count") == 40
+        assert rig.reading("time_to_first_token_seconds_count") == 40
+        num_steps = sum(runner.num_steps for runner in rig.runners)
+        assert rig.reading("decode_step_rows_sum") == num_tokens
+        assert decode_workers > 1 or rig.reading("decode_step_seconds_count") == num_steps
+
+
+async def test_a_stream_ends_in_what_a_call_returns(rig: Rig, sentences: list[str]) -> None:
+    texts = [" ".join(sentences[:3]), "", sentences[4]]
+    translation = await rig.engine.translate(texts, GREEDY)
+    events = [event async for event in rig.engine.stream(texts, GREEDY)]
+    finished = {one.content_index: one.result for one in events if isinstance(one, TextFinished)}
+    assert [finished[index] for index in range(3)] == translation.results
+    for index, result in enumerate(translation.results):
+        sent = [e.text for e in events if isinstance(e, TextDelta) and e.content_index == index]
+        assert "".join(sent) == result.hypotheses[0].text
+    assert isinstance(events[-1], Summary)
+    assert events[-1].timing.total_seconds > 0
