@@ -15,11 +15,16 @@ class RateMeter:
         self._seconds_a_unit: float | None = None
         self._last_finished = 0.0
 
-    def finished(self, admitted: float) -> None:
-        """A unit that was admitted at `admitted` (time.monotonic()) is done now."""
+    def finished(self, admitted: float, *, others_wait: bool = True) -> None:
+        """A unit that was admitted at `admitted` (time.monotonic()) is done now.
+
+        Where nothing else waits, its seconds are its own latency, which says nothing of a rate.
+        """
         now = monotonic()
         interval = now - max(admitted, self._last_finished)
         self._last_finished = now
+        if not others_wait:
+            return
         if self._seconds_a_unit is None:
             self._seconds_a_unit = interval
         self._seconds_a_unit += self._WEIGHT * (interval - self._seconds_a_unit)

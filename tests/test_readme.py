@@ -16,7 +16,11 @@ from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# A block of code with, behind it, a block of what it prints; neither has a fence inside.
+BLOCK = re.compile(
+    r"^```(sh|python)\n((?:(?!```).)*)^```\n\n```text\n((?:(?!```).)*)^```$",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 class Ports(NamedTuple):

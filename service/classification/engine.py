@@ -154,12 +154,12 @@ class ClassificationEngine:
         if excess > 0:
             self._metrics.requests_rejected.labels(self.model_name, Overloaded.reason).inc()
             raise self._overloaded(num_images, excess)
-        seconds = self._rate.seconds(self._num_queued + num_images)
+        seconds = self._rate.seconds(self._num_queued)  # what is ahead; of itself nothing is known
         if deadline_seconds is not None and seconds is not None and seconds > deadline_seconds:
             self._metrics.requests_rejected.labels(self.model_name, DeadlineUnmeetable.reason).inc()
             raise DeadlineUnmeetable(
-                f"{self._num_queued} images wait and these {num_images} would be ready in "
-                f"{seconds:.3f} s, the deadline is in {deadline_seconds:.3f} s"
+                f"the {self._num_queued} images that wait take {seconds:.3f} s, "
+                f"the deadline is in {deadline_seconds:.3f} s"
             )
         self._num_queued += num_images
         self._metrics.requests_waiting.labels(self.model_name).set(self._num_queued)
@@ -186,7 +186,7 @@ class ClassificationEngine:
             answer, preprocess_seconds = await self._logits(content)
         except InvalidImage as error:
             return _Classified(ClassificationResult(error))
-        self._rate.finished(admitted)
+        self._rate.finished(admitted, others_wait=self._num_queued > 0)
         seconds = monotonic() - admitted
         self._metrics.images.labels(self.model_name).inc()
         self._metrics.queue_seconds.labels(self.model_name).observe(

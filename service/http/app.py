@@ -14,7 +14,13 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from attendant.v1 import classification_pb2, translation_pb2
-from service.errors import AttendantError, InternalError, InvalidOption, UndecodableMessage
+from service.errors import (
+    AttendantError,
+    InternalError,
+    InvalidArgument,
+    InvalidOption,
+    UndecodableMessage,
+)
 from service.http.errors import error_response, response_of_http_exception
 from service.lifecycle import Lifecycle
 from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
@@ -70,16 +76,16 @@ class HttpApi:
         return web.json_response({"status": self.lifecycle.phase.value}, status=503)
 
     async def _serve_translate(self, request: web.Request) -> web.Response:
-        message = _parse(await request.read(), translation_pb2.TranslateRequest())
+        message = _parse(await _body(request), translation_pb2.TranslateRequest())
         with self.lifecycle.call():
             return _json_response(await self.translate(message))
 
     async def _serve_classify(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        if request.content_type.startswith("image/") or _is_octets(request):
-            message = _classify_request(body, request)
-        else:
+        body = await _body(request)
+        if _is_json(request, body):
             message = _parse(body, classification_pb2.ClassifyRequest())
+        else:
+            message = _classify_request(body, request)
         with self.lifecycle.call():
             return _json_response(await self.classify(message))
 
@@ -136,9 +142,19 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(InternalError())
 
 
-def _is_octets(request: web.Request) -> bool:
-    """aiohttp reads a missing Content-Type as octet-stream too; JSON must be named, or begin so."""
-    return request.content_type == "application/octet-stream" and "Content-Type" in request.headers
+async def _body(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:
+        raise UndecodableMessage("the body is not encoded as its headers say") from error
+
+
+def _is_json(request: web.Request, body: bytes) -> bool:
+    """Whether the body is a message, by its name or its first byte; else it is an image file.
+
+    curl calls whatever it sends a form, so the Content-Type alone does not tell.
+    """
+    return request.content_type == "application/json" or body.lstrip()[:1] in (b"{", b"")
 
 
 def _parse(body: bytes, message: Request) -> Request:
@@ -146,12 +162,15 @@ def _parse(body: bytes, message: Request) -> Request:
         json_format.Parse(body, message)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         name = message.DESCRIPTOR.name
-        raise UndecodableMessage(f"the body is no JSON of {name}: {error}") from error
+        reason = str(error).partition("\n")[0]  # what follows lists names in another spelling
+        raise UndecodableMessage(f"the body is no JSON of {name}: {reason}") from error
     return message
 
 
 def _classify_request(body: bytes, request: web.Request) -> classification_pb2.ClassifyRequest:
     """A raw image, its options in the query."""
+    if unknown := set(request.query) - {"model", "top_k"}:
+        raise InvalidArgument(f"unknown parameters {sorted(unknown)}, expected model, top_k")
     image = classification_pb2.Image(content=body)
     message = classification_pb2.ClassifyRequest(
         images=[image], model=request.query.get("model", "")

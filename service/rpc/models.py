@@ -13,7 +13,7 @@ _MAX_PAGE_SIZE = 1000
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """Answers in every phase of the server, so that one can see what is still loading."""
+    """Answers while models are loading, too., so that one can see what is still loading."""
 
     def __init__(self, repository: ModelRepository, settings: Settings) -> None:
         self._repository = repository
@@ -52,7 +52,7 @@ def _after(models: list[Model], page_token: str) -> list[Model]:
     if not page_token:
         return models
     name, slash, version = page_token.rpartition("/")
-    if not slash or not (version.isascii() and version.isdigit()):
+    if not slash or not (version.isascii() and version.isdigit() and len(version) < 20):
         raise InvalidArgument("page_token is none that ListModels gave", field="page_token")
     last = (name, -int(version))
     return [model for model in models if (model.name, -model.version) > last]

@@ -81,6 +81,7 @@ class TranslationEngine:
             card.language_pairs[0].source,
             card.limits.max_source_tokens,
             settings.max_text_bytes,
+            settings.max_queued_sequences,
         )
         self._max_queued = settings.max_queued_sequences
         self._measures = TranslationMeasures(metrics, self.model_name)
@@ -167,9 +168,13 @@ class TranslationEngine:
     ) -> list[PreparedText | AttendantError]:
         self._admit(0, None)  # a full queue refuses before it costs anything
         arguments = (contents, options, segmentation or self._segmentation)
-        if sum(map(len, contents)) <= INLINE_CHARACTERS:
-            return self._preparer.prepare(*arguments)
-        return await asyncio.to_thread(self._preparer.prepare, *arguments)
+        try:
+            if sum(map(len, contents)) <= INLINE_CHARACTERS:
+                return self._preparer.prepare(*arguments)
+            return await asyncio.to_thread(self._preparer.prepare, *arguments)
+        except Overloaded:
+            self._measures.rejected(Overloaded.reason)
+            raise
 
     def _submit(
         self,
@@ -193,11 +198,6 @@ class TranslationEngine:
             raise Draining(f"{self.model_name} is being unloaded")
         num_waiting = self._scheduler.num_waiting
         excess = num_waiting + max(num_sequences, 1) - self._max_queued
-        if num_sequences > self._max_queued:
-            self._measures.rejected(Overloaded.reason)
-            raise Overloaded(
-                f"the call has {num_sequences} sequences, the queue takes {self._max_queued}"
-            )
         if excess > 0:
             self._measures.rejected(Overloaded.reason)
             raise Overloaded(
@@ -205,12 +205,12 @@ class TranslationEngine:
                 f"of {self._max_queued}",
                 retry_after_seconds=self._rate.retry_seconds(excess),
             )
-        seconds = self._rate.seconds(num_waiting + num_sequences) or 0.0
-        if num_sequences and deadline_seconds is not None and seconds > deadline_seconds:
+        seconds = self._rate.seconds(num_waiting) or 0.0  # of itself nothing is known yet
+        if num_sequences and deadline_seconds is not None and deadline_seconds <= seconds:
             self._measures.rejected(DeadlineUnmeetable.reason)
             raise DeadlineUnmeetable(
-                f"{num_waiting} sequences wait and these {num_sequences} would be ready in "
-                f"{seconds:.3f} s, the deadline is in {deadline_seconds:.3f} s"
+                f"the {num_waiting} sequences that wait take {seconds:.3f} s, "
+                f"the deadline is in {deadline_seconds:.3f} s"
             )
 
     def _abandon(self, call: Call) -> None:
@@ -233,7 +233,9 @@ class TranslationEngine:
                 _tell(sequence, partial(sequence.receiver.extend, token_ids))
         for sequence in results.finished:
             if not sequence.is_cancelled:
-                self._rate.finished(sequence.arrived_at)
+                self._rate.finished(
+                    sequence.arrived_at, others_wait=self._scheduler.num_waiting > 0
+                )
                 _tell(sequence, partial(sequence.receiver.finish, sequence))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
-from service.errors import AttendantError, InvalidOption, InvalidText, TextTooLong
+from service.errors import AttendantError, InvalidOption, InvalidText, Overloaded, TextTooLong
 from service.translation.options import DecodingOptions, Segmentation
 from service.translation.segmenter import Segments, split_text
 from service.translation.tokenizer import Tokenizer
@@ -36,12 +36,27 @@ class TextPreparer:
     language: str  # of the source, BCP 47
     max_source_tokens: int
     max_text_bytes: int
+    max_sequences: int  # of a call
 
     def prepare(
         self, contents: SequenceOf[str], options: DecodingOptions, segmentation: Segmentation
     ) -> list[PreparedText | AttendantError]:
-        """Every text, or what is wrong with it."""
-        return [self._prepare_one(text, options, segmentation) for text in contents]
+        """Every text, or what is wrong with it.
+
+        Raises Overloaded as soon as the call has more sequences than could ever wait.
+        """
+        prepared: list[PreparedText | AttendantError] = []
+        num_sequences = 0
+        for text in contents:
+            one = self._prepare_one(text, options, segmentation)
+            prepared.append(one)
+            num_sequences += one.num_sequences if isinstance(one, PreparedText) else 0
+            if num_sequences > self.max_sequences:
+                raise Overloaded(
+                    f"the first {len(prepared)} of {len(contents)} texts have {num_sequences} "
+                    f"sequences, the queue takes {self.max_sequences}"
+                )
+        return prepared
 
     def _prepare_one(
         self, text: str, options: DecodingOptions, segmentation: Segmentation

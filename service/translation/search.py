@@ -269,7 +269,8 @@ def _give_up(sequence: Sequence, table: RowTable) -> None:
 def _normalised(log_probability: np.float32, length: int, length_penalty: float) -> float:
     """log P(Y|X) / |Y|^length_penalty, as Hugging Face scores (Wu et al. 2016 use another form)."""
     with np.errstate(all="ignore"):  # any finite penalty is legal: 2 ** 2000 is infinity
-        return float(log_probability / np.float32(np.float64(length) ** length_penalty))
+        score = log_probability / np.float32(np.float64(length) ** length_penalty)
+        return float(np.nan_to_num(score))  # extreme penalties give the largest finite score
 
 
 def _cannot_improve(sequence: Sequence, best_running: np.float32, length: int) -> bool:

@@ -204,9 +204,21 @@ async def test_a_full_queue_refuses_with_a_measured_hint(tmp_path: Path) -> None
 async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door(tmp_path: Path) -> None:
     metrics = Metrics.create()
     serving = await engine(write_classifier(tmp_path), metrics)
-    await serving.classify([image_file()])
+    await serving.classify([image_file()] * 8)
+    ahead = asyncio.create_task(serving.classify([image_file()] * 64))
+    await asyncio.sleep(0)
     with pytest.raises(DeadlineUnmeetable):
-        await serving.classify([image_file()] * 64, deadline_seconds=1e-6)
+        await serving.classify([image_file()], deadline_seconds=1e-6)
+    assert len((await ahead).results) == 64
+    await serving.stop()
+
+
+async def test_slow_single_calls_do_not_refuse_a_large_one(tmp_path: Path) -> None:
+    # One call after the other has a latency, but no queue: it once counted as the rate of one.
+    serving = await engine(write_classifier(tmp_path), Metrics.create())
+    for _ in range(5):
+        await serving.classify([image_file()])
+    assert len((await serving.classify([image_file()] * 64, deadline_seconds=20)).results) == 64
     await serving.stop()
 
 

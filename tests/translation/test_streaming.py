@@ -25,7 +25,9 @@ class Streams:
     def __init__(self, bundle: Bundle) -> None:
         card = bundle.translation
         self.tokenizer = Tokenizer.from_bundle(bundle)
-        self.preparer = TextPreparer(self.tokenizer, "en", card.limits.max_source_tokens, 1 << 16)
+        self.preparer = TextPreparer(
+            self.tokenizer, "en", card.limits.max_source_tokens, 1 << 16, 4096
+        )
         self.rules = TokenRules.from_card(card)
         self.vocab_size = card.architecture.vocab_size
 

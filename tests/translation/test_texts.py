@@ -99,7 +99,7 @@ def test_a_huge_text_asks_for_its_length_in_proportion(unit: str) -> None:
 @pytest.fixture(scope="module")
 def preparer(bundle: Bundle) -> TextPreparer:
     limit = bundle.translation.limits.max_source_tokens
-    return TextPreparer(Tokenizer.from_bundle(bundle), "en", limit, 65536)
+    return TextPreparer(Tokenizer.from_bundle(bundle), "en", limit, 65536, 4096)
 
 
 def prepare(preparer: TextPreparer, text: str, **given: int) -> object:
