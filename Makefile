@@ -1,6 +1,6 @@
 # make serve    install what serving needs into .venv and start the server on the default models
 # make test     install what tests need and run all tests that need nothing but packages
-# make check    lint, format, types, generated stubs current, layers
+# make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
 # ARGS="..."    passed on to the server, to pytest or to the benchmarks
@@ -21,9 +21,11 @@ PROTOC = .venv/bin/python -m grpc_tools.protoc -I protos -I protos/third_party
 
 SERVE_STAMP := $(VENV)/.installed-serve
 TEST_STAMP := .venv/.installed-test
+# The last of the packages for Node.js stands for all of them.
+BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check install-test protos constraints bench clean
+.PHONY: help serve test check install-test protos proto-baseline constraints bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -31,21 +33,27 @@ help:
 serve: $(SERVE_STAMP)
 	ATTENDANT_VENV=$(CURDIR)/$(VENV) bin/attendant-server --device $(DEVICE) $(ARGS)
 
-test: $(TEST_STAMP)
+test: $(TEST_STAMP) $(BUF)
 	.venv/bin/python -m pytest -m "not slow and not gpu" $(ARGS)
 
-check: $(TEST_STAMP)
+check: $(TEST_STAMP) $(BUF)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -q tests/test_layers.py tests/test_protos.py
 
 # What tests and checks need, without running them.
-install-test: $(TEST_STAMP)
+install-test: $(TEST_STAMP) $(BUF)
 
 # The generated stubs are committed; tests/test_protos.py holds that they are current.
 protos: $(TEST_STAMP)
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/attendant/v1/*.proto
+
+# The API as released, against which tests/test_protos.py looks for what would break its callers.
+# A file, because a checkout need not come with a history. Renew it with each release, and before the
+# first one for a change of the API that is meant.
+proto-baseline: $(BUF)
+	$(BUF) build --path protos/attendant --exclude-source-info --output protos/released.binpb
 
 # Exact versions of everything that any extra pulls in.
 constraints: .venv/bin/python
@@ -55,6 +63,7 @@ bench: $(TEST_STAMP)
 	.venv/bin/python -m bench $(ARGS)
 
 clean:
+	rm -rf examples/node/node_modules
 	rm -rf .build build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
@@ -78,3 +87,11 @@ $(TEST_STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	    --target .build/protobuf7 'protobuf>=7,<8'
 	ln -sf ../../bin/attendant-server ../../bin/attendant-export .venv/bin/
 	touch $@
+
+# Without npm the tests that need these packages skip and say so; where CI=true they fail.
+$(BUF): examples/node/package.json examples/node/package-lock.json examples/node/.npmrc
+	@if command -v npm >/dev/null; then \
+	    cd $(<D) && npm ci --no-audit --no-fund && touch ../../$@; \
+	else \
+	    echo "npm is not installed: the checks and tests that need Node.js will be skipped"; \
+	fi

@@ -36,6 +36,7 @@ _EARLY_STOPPING: dict[int, EarlyStopping] = {
     common_pb2.EARLY_STOPPING_NEVER: "never",
 }
 _MODEL_STATES: dict[int, ModelState] = {
+    model_pb2.MODEL_STATE_UNLOADED: "unloaded",
     model_pb2.MODEL_STATE_LOADING: "loading",
     model_pb2.MODEL_STATE_READY: "ready",
     model_pb2.MODEL_STATE_DEGRADED: "degraded",

@@ -7,7 +7,7 @@ from attendant.errors import AttendantError
 
 EarlyStopping = Literal["all_finished", "heuristic", "never"]
 FinishReason = Literal["eos", "length"]
-ModelState = Literal["loading", "ready", "degraded", "failed"]
+ModelState = Literal["unloaded", "loading", "ready", "degraded", "failed"]
 Health = Literal["SERVING", "NOT_SERVING", "SERVICE_UNKNOWN", "UNKNOWN"]
 
 

@@ -21,7 +21,8 @@ def scaled_dot_product_attention(
     Shapes: query (B, H, T, D); key and value (B, H, S, D); mask broadcastable to (B, H, T, S),
     True where a query may look. Returns (B, H, T, D).
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    scaled = query / math.sqrt(query.shape[-1])
+    scores = scaled @ key.transpose(-2, -1)  # (B, H, T, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights: Tensor = dropout(scores.softmax(dim=-1))  # (B, H, T, S)

@@ -7,15 +7,22 @@ from pathlib import Path
 
 from service.bundle import CARD_FILE, Bundle, BundleCard, bundle_files, file_sha256, read_card
 from service.errors import BundleError
+from service.golden import GOLDEN_FILE
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
 
 
-def write_bundle(output: Path, card: BundleCard, populate: Callable[[Path], None]) -> Bundle:
+def write_bundle(
+    output: Path,
+    card: BundleCard,
+    populate: Callable[[Path], None],
+    golden: Callable[[Bundle], str] | None = None,
+) -> Bundle:
     """Let `populate` fill a folder, add bundle.json and MODEL_CARD.md, verify, rename to `output`.
 
     `card` comes with empty `files`; `output` is `.../NAME/VERSION` and must not exist: a version
-    never changes. When anything fails nothing is left behind. Raises BundleError.
+    never changes. `golden` makes golden.json by asking the bundle. When anything fails nothing is
+    left behind. Raises BundleError, and what `golden` raises.
     """
     if output.exists():
         raise BundleError(f"expected no {output} yet, found one; delete it or raise the version")
@@ -28,7 +35,11 @@ def write_bundle(output: Path, card: BundleCard, populate: Callable[[Path], None
         populate(folder)
         (folder / MODEL_CARD_FILE).write_text(model_card(card), encoding="utf-8")
         _write_card(folder, card)
-        Bundle.open(folder)
+        bundle = Bundle.open(folder)
+        if golden is not None:
+            (folder / GOLDEN_FILE).write_text(golden(bundle) + "\n", encoding="utf-8")
+            _write_card(folder, card.model_copy(update={"golden": GOLDEN_FILE}))
+            Bundle.open(folder)
         folder.rename(output)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

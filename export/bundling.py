@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -10,6 +11,7 @@ import sentencepiece
 from torch import Tensor, nn
 
 from export.bundle_writer import write_bundle
+from export.golden import golden_images, golden_texts
 from export.graphs.builder import GraphBuilder
 from export.graphs.products import CalibratedProducts, FloatProducts, Products, RowProducts
 from export.graphs.translation import TranslationGraphs
@@ -89,11 +91,12 @@ def export_translation(
     calibration_pairs: Sequence[tuple[str, str]] = (),
     storage: Storage = DEFAULT_STORAGE,
     target_tokenizer: Path | None = None,
+    golden: Sequence[str] = (),
 ) -> Bundle:
     """Write the bundle `output` (.../NAME/VERSION) of a trained model. Raises BundleError.
 
     Some hundred calibration pairs give int8 graphs constant activation scales; without any they
-    get the slower scales of their own for every row.
+    get the slower scales of their own for every row. The answers to the `golden` texts go with it.
     """
     target_tokenizer = target_tokenizer or tokenizer
     processors = load_tokenizer(tokenizer), load_tokenizer(target_tokenizer)
@@ -110,7 +113,8 @@ def export_translation(
         shutil.copyfile(target_tokenizer, folder / TARGET_TOKENIZER)
 
     card = _translation_card(model, description, storage, processors[0].unk_id())
-    return write_bundle(output, card, populate)
+    ask = partial(golden_texts, texts=golden) if golden else None
+    return write_bundle(output, card, populate, ask)
 
 
 def export_classification(
@@ -120,11 +124,13 @@ def export_classification(
     description: ClassificationDescription,
     calibration_pictures: Tensor | None = None,
     storage: Storage = DEFAULT_STORAGE,
+    golden: Sequence[bytes] = (),
 ) -> Bundle:
     """Write the bundle `output` (.../NAME/VERSION) of a trained model. Raises BundleError.
 
     calibration_pictures (B, 3, height, width) are normalised as the model takes them; without them
-    int8 graphs find a scale for every row.
+    int8 graphs find a scale for every row. The answers to the `golden` pictures, which are files,
+    go with it.
     """
 
     ranges = None
@@ -138,7 +144,9 @@ def export_classification(
     def populate(folder: Path) -> None:
         _write_precisions(folder, storage, ranges, graphs)
 
-    return write_bundle(output, _classification_card(model, description, storage), populate)
+    card = _classification_card(model, description, storage)
+    ask = partial(golden_images, images=golden) if golden else None
+    return write_bundle(output, card, populate, ask)
 
 
 def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:

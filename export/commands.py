@@ -128,6 +128,11 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
         help="SRC TGT or FOLDER to calibrate int8 with; default: the run's training data",
     )  # fmt: skip
     parser.add_argument(
+        "--golden", type=Path, metavar="PATH",
+        help="sentences, one a line, or FOLDER; the bundle keeps some, with its answers, for "
+        "attendant-server --self-test; default: the run's validation or training data",
+    )  # fmt: skip
+    parser.add_argument(
         "--snapshot", nargs="?", type=int, const=5, metavar="N",
         help="the average of the last N (5) snapshots, of a run that has not ended",
     )  # fmt: skip
@@ -154,6 +159,7 @@ def _bundle(options: argparse.Namespace) -> int:
             data=options.data,
             licence=options.licence,
             calibration=options.calibration,
+            golden=options.golden,
             snapshots=options.snapshot,
             decoding=Decoding(
                 beam_size=options.beam_size,
@@ -165,7 +171,11 @@ def _bundle(options: argparse.Namespace) -> int:
         ),
     )
     megabytes = sum(path.stat().st_size for path in bundle.folder.rglob("*")) / 1e6
-    print(f"{bundle.folder}: {bundle.name}/{bundle.version}, {megabytes:.1f} MB")
+    golden = "with" if bundle.card.golden is not None else "without"
+    print(
+        f"{bundle.folder}: {bundle.name}/{bundle.version}, {megabytes:.1f} MB, "
+        f"{golden} golden answers"
+    )
     return 0
 
 

@@ -23,6 +23,7 @@ from export.data.images import normalise, picture_files, read_pictures
 from export.data.parallel import Pair, read_parallel
 from export.data.perturb import perturb
 from export.data.sampling import evenly_spaced
+from export.golden import NUM_IMAGES, NUM_TEXTS, read_small
 from export.training.run_folder import RunFolder
 from export.training.runs import TOKENIZER, load_classification_run, load_translation_run
 from service.bundle import Bundle, Decoding, ImagePreprocessing, Precision, Provenance
@@ -41,6 +42,7 @@ class BundleOptions:
     data: str | None = None  # texts of the card; None: made from the configuration
     licence: str = "not stated"
     calibration: Sequence[Path] = ()  # SRC and TGT, or FOLDER; empty: those of the configuration
+    golden: Path | None = None  # sentences, or FOLDER; None: those of the configuration
     snapshots: int | None = None  # average so many of the last snapshots, of a run still going on
     decoding: Decoding = DEFAULT_DECODING
     max_source_tokens: int = 96
@@ -76,6 +78,7 @@ def _bundle_translation(
         ),
         calibration_pairs=_calibration_pairs(config, options),
         storage=Storage(options.precisions),
+        golden=_golden_texts(config, options),
     )
 
 
@@ -96,6 +99,7 @@ def _bundle_classification(
         ),
         calibration_pictures=_calibration_pictures(config, options),
         storage=Storage(options.precisions),
+        golden=_golden_pictures(config, options),
     )
 
 
@@ -122,6 +126,30 @@ def _calibration_pictures(config: dict[str, Any], options: BundleOptions) -> tor
     return normalise(pixels, torch.tensor(config["mean"]), torch.tensor(config["std"]))
 
 
+def _golden_texts(config: dict[str, Any], options: BundleOptions) -> list[str]:
+    """Some sentences in the source language; none where the data of the run is gone."""
+    named = [config["valid"][0], *options.calibration[:1], config["train"][0]]
+    path = options.golden or _first_existing(named)
+    if path is None:
+        return []
+    sentences = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return evenly_spaced(list(filter(None, sentences)), NUM_TEXTS)
+
+
+def _golden_pictures(config: dict[str, Any], options: BundleOptions) -> list[bytes]:
+    """Some pictures, as above."""
+    named = [config["valid"], *options.calibration, config["train"]]
+    path = options.golden or _first_existing(named)
+    if path is None:
+        return []
+    files = evenly_spaced(picture_files(path), NUM_IMAGES)
+    return read_small([file for _, file in files], config["architecture"]["image_size"])
+
+
+def _first_existing(paths: Sequence[str | Path | None]) -> Path | None:
+    return next((Path(path) for path in paths if path and Path(path).exists()), None)
+
+
 def _existing(paths: Sequence[Path]) -> Sequence[Path]:
     for path in paths:
         if not path.exists():
@@ -134,10 +162,15 @@ def _existing(paths: Sequence[Path]) -> Sequence[Path]:
 
 def _provenance(run: RunFolder, config: dict[str, Any], options: BundleOptions) -> Provenance:
     hours, outcome = _outcome(run, options.snapshots)
+    command = textwrap.indent(training_command(config), "    ")  # code, in Markdown
+    recipe = f"{command}\n\n{outcome}"
+    if earlier := config.get("earlier"):  # what the run started from was trained, too
+        recipe = f"{earlier['recipe']}\n\nThen, from those weights:\n\n{recipe}"
+        hours += earlier["trained_hours"] or 0.0
     return Provenance(
         data=options.data or f"Files {_named(config['train'])}; validation {_validation(config)}.",
         licence=options.licence,
-        recipe=f"```\n{training_command(config)}\n```\n\n{outcome}",
+        recipe=recipe,
         trained_hours=round(hours, 2),
     )
 
@@ -178,7 +211,7 @@ def training_command(config: dict[str, Any]) -> str:
         words += ["--init", "/".join(Path(config["init"]).parts[-2:])]
     sections = {**config["data"], **config["optimization"], **config["architecture"]}
     words += [_option(name, value) for name, value in sections.items() if name != "num_labels"]
-    lines = textwrap.wrap(" ".join(words), 96, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(" ".join(words), 90, break_long_words=False, break_on_hyphens=False)
     return " \\\n    ".join(lines)
 
 

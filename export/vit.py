@@ -64,21 +64,36 @@ class PatchStem(nn.Module):
 
 
 class ConvolutionStem(nn.Module):
-    """Two rounds of convolution, ReLU and pooling: overlapping patches of 4 x 4 pixels."""
+    """Three normalised convolutions, two of them pooled: overlapping patches of 4 x 4 pixels.
+
+    Early convolutions make a Vision Transformer learn faster and from fewer pictures (Xiao et al.
+    2021); batch normalisation (Ioffe and Szegedy 2015) is a constant scale once it is trained.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         if config.patch_size != 4:
             raise ValueError(f"a convolutional stem has patch_size 4, not {config.patch_size}")
-        self.conv1 = nn.Conv2d(3, config.stem_channels, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv2d(config.stem_channels, config.d_model, kernel_size=3, padding=1)
+        channels = config.stem_channels
+        self.conv1, self.norm1 = _normalised_convolution(3, channels)
+        self.conv2, self.norm2 = _normalised_convolution(channels, channels)
+        self.conv3, self.norm3 = _normalised_convolution(channels, config.d_model)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, height, width) -> (B, N, d_model)."""
-        states = self.pool(self.conv1(pixel_values).relu())  # (B, C, height / 2, width / 2)
-        states = self.pool(self.conv2(states).relu())  # (B, d_model, height / 4, width / 4)
+        states = self.norm1(self.conv1(pixel_values)).relu()  # (B, C, height, width)
+        states = self.pool(states)  # (B, C, height / 2, width / 2)
+        states = self.norm2(self.conv2(states)).relu()
+        states = self.norm3(self.conv3(states)).relu()  # (B, d_model, height / 2, width / 2)
+        states = self.pool(states)  # (B, d_model, height / 4, width / 4)
         return states.flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def _normalised_convolution(inputs: int, outputs: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A 3 x 3 convolution without a bias, for the normalisation behind it has one."""
+    convolution = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs)
 
 
 class VisionTransformer(nn.Module):
@@ -121,4 +136,5 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

@@ -57,7 +57,10 @@ def load_bundle_model(folder: Path, kind: type[Model]) -> Model:
             raise BundleError(f"expected a bundle of a known task, found {card.task}")
     if not isinstance(model, kind):
         raise BundleError(f"expected the bundle of a {kind.__name__}, found one for {card.task}")
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(f"{folder} was exported from another architecture: {error}") from error
     return model.eval()
 
 

@@ -3,6 +3,7 @@
     bundle.json        a `TranslationCard` or a `ClassificationCard`, with the sha256 of every file
     fp32/ int8/ fp16/  the ONNX graphs of a precision and the weights file they share
     source.spm ...     what the card's tokenizer names
+    golden.json        answers to compare with, if the card names it; see `service.golden`
     MODEL_CARD.md      the same for people
 
 This file reads and verifies bundles. It knows nothing of ONNX Runtime: `expected_tensors` says
@@ -24,6 +25,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -54,7 +56,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class _Model(BaseModel):
     """Immutable, no unknown fields, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class TranslationArchitecture(_Model):
@@ -148,7 +150,7 @@ class ImagePreprocessing(_Model):
     size: PositiveInt
     resample: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     rescale_factor: float = 1 / 255
     resize: bool = True
     convert_rgb: bool = True
@@ -177,6 +179,7 @@ class BundleCard(_Model):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     task: Literal["translation", "classification"]
     precisions: dict[Precision, dict[GraphName, RelativePath]]
+    golden: RelativePath | None = None  # what `service.golden` reads
     files: dict[RelativePath, Sha256] = {}
     provenance: Provenance
 
@@ -184,6 +187,8 @@ class BundleCard(_Model):
         """Files that the card names and `files` must list."""
         for graphs in self.precisions.values():
             yield from graphs.values()
+        if self.golden is not None:
+            yield self.golden
 
     @model_validator(mode="after")
     def _precisions_are_complete(self) -> "BundleCard":
@@ -213,7 +218,7 @@ class TranslationCard(BundleCard):
     limits: TranslationLimits
 
     def required_files(self) -> Iterator[str]:
-        """The graphs and the tokenizer's files."""
+        """The graphs, the tokenizer's files, the golden answers if there are any."""
         yield from super().required_files()
         yield from (self.tokenizer.source, self.tokenizer.target)
 
@@ -227,6 +232,11 @@ class TranslationCard(BundleCard):
             limit, found = self.limits.max_target_tokens, self.decoding.max_target_tokens
             raise ValueError(
                 f"expected decoding.max_target_tokens of at most {limit}, found {found}"
+            )
+        if self.decoding.num_hypotheses > self.decoding.beam_size:
+            raise ValueError(
+                f"expected decoding.num_hypotheses of at most beam_size {self.decoding.beam_size}, "
+                f"found {self.decoding.num_hypotheses}"
             )
         tokens = [*self.tokens.model_dump().values(), self.decoding.forced_eos]
         highest = max(t for t in [*tokens, *self.decoding.suppressed_tokens] if t is not None)
@@ -376,7 +386,7 @@ def read_card(folder: Path) -> BundleCard:
         fields = json.loads(text)
     except FileNotFoundError as error:
         raise BundleError(f"expected {path}, found no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"expected JSON in {path}, found: {error}") from error
     if not isinstance(fields, dict):
         raise BundleError(f"expected an object in {path}, found {type(fields).__name__}")
@@ -405,7 +415,7 @@ def _explain(error: ValidationError) -> str:
     for detail in error.errors()[:5]:
         place = ".".join(map(str, detail["loc"]))
         found = detail["input"]
-        shown = "" if isinstance(found, dict | list) else f", found {found!r}"
+        shown = "" if isinstance(found, dict | list) else f", found {found!r:.100}"
         problems.append(f"{place}: {detail['msg']}{shown}" if place else detail["msg"])
     return "; ".join(problems)
 
@@ -421,12 +431,23 @@ def _verify_files(folder: Path, card: BundleCard) -> None:
             raise BundleError(f"expected {name} inside {folder}, found it at {path}")
         if not path.is_file():
             raise BundleError(f"expected {name} in {folder}, found no such file")
-        found = file_sha256(path)
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise BundleError(f"expected {name} in {folder}, found: {error}") from error
         if found != expected:
             raise BundleError(f"{folder}/{name}: expected sha256 {expected}, found {found}")
     unlisted = sorted(bundle_files(folder) - set(card.files))
     if unlisted:
         raise BundleError(f"expected only listed files in {folder}, found {', '.join(unlisted)}")
+
+
+def precision_bytes(folder: Path, card: BundleCard, precision: str) -> int:
+    """The size of a precision's files, graphs and weights; those that are missing count nothing."""
+    graphs = next(graphs for name, graphs in card.precisions.items() if name == precision)
+    folders = {(folder / path).parent for path in graphs.values()}
+    listed = (folder / path for path in card.files)
+    return sum(path.stat().st_size for path in listed if path.parent in folders and path.is_file())
 
 
 def bundle_files(folder: Path) -> set[str]:

@@ -12,6 +12,7 @@ AttendantError
 │   ├── ModelNotFound                              MODEL_NOT_FOUND
 │   └── LanguagePairNotFound                       LANGUAGE_PAIR_NOT_FOUND
 ├── ResourceExhausted         RESOURCE_EXHAUSTED   RESOURCE_EXHAUSTED
+│   ├── MessageTooLarge                            MESSAGE_TOO_LARGE
 │   ├── Overloaded                                 QUEUE_FULL
 │   └── DeadlineUnmeetable                         DEADLINE_UNMEETABLE
 ├── Unavailable               UNAVAILABLE          UNAVAILABLE
@@ -90,7 +91,7 @@ class InvalidImage(InvalidArgument):
 
 
 class ImageTooLarge(InvalidImage):
-    """One image's header announces more than `max_image_pixels`."""
+    """One image has more than `max_image_pixels`, or than 65 535 on a side."""
 
     reason = "IMAGE_TOO_LARGE"
 
@@ -120,6 +121,12 @@ class ResourceExhausted(AttendantError):
     status = "RESOURCE_EXHAUSTED"
     reason = "RESOURCE_EXHAUSTED"
     pushback = True
+
+
+class MessageTooLarge(ResourceExhausted):
+    """An HTTP body is over `max_message_bytes`; of gRPC's own refusal no reason is given."""
+
+    reason = "MESSAGE_TOO_LARGE"
 
 
 class Overloaded(ResourceExhausted):

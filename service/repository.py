@@ -1,110 +1,35 @@
-"""The models folder: which bundles there are, which of them serve, and who answers a request.
+"""The models folder: which bundles there are, which of them are loaded, and when they leave.
 
-Knows neither engines' insides nor the wire: an injected factory turns a bundle into an engine.
-Everything but opening a bundle and building its engine happens on the event loop.
+Knows neither engines' insides nor the wire: an injected factory turns a bundle into an engine, and
+`routing` chooses who answers. Everything but reading a bundle and building its engine happens on
+the event loop. Models are loaded one at a time, so that their memory can be accounted for.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from operator import itemgetter
 from pathlib import Path
-from time import perf_counter
-from typing import Protocol
+from time import monotonic
 
-from service.bundle import CARD_FILE, Bundle, BundleCard, LanguagePair, TranslationCard, read_card
-from service.errors import (
-    BundleError,
-    InvalidArgument,
-    LanguagePairNotFound,
-    ModelNotFound,
-    ModelUnavailable,
-    Starting,
-)
+from service.bundle import CARD_FILE, Bundle, precision_bytes, read_card
+from service.errors import BundleError, InvalidArgument, ModelNotFound, Starting
 from service.metrics import Metrics
+from service.model import Engine, EngineFactory, Model
+from service.routing import choose_classification, choose_translation, names, serving_version
+from service.settings import LoadModels
 
 logger = logging.getLogger(__name__)
 
 
-class Engine(Protocol):
-    """What the repository needs of an engine; constructing one loads and warms up its model."""
-
-    @property
-    def model_name(self) -> str:
-        """ "NAME/VERSION"."""
-
-    @property
-    def device(self) -> str:
-        """ "cpu" or "cuda"."""
-
-    @property
-    def precision(self) -> str:
-        """ "fp32", "int8" or "fp16"."""
-
-    @property
-    def degraded(self) -> str | None:
-        """Why it does not serve as it was meant to; None while it does."""
-
-    def start(self) -> None:
-        """Begin to serve, on the running loop."""
-
-    async def stop(self) -> None:
-        """End all threads; no call is running any more."""
-
-
-EngineFactory = Callable[[Bundle], Engine]
-
-
-class ModelState(Enum):
-    """Whether a model can be called."""
-
-    LOADING = "loading"
-    READY = "ready"
-    DEGRADED = "degraded"
-    FAILED = "failed"
-
-
-@dataclass(slots=True)
-class Model:
-    """One version of one model, whatever became of it."""
-
-    name: str
-    version: int
-    folder: Path
-    fingerprint: tuple[int, int]
-    card: BundleCard | None = None
-    engine: Engine | None = None
-    failure: str = ""
-    num_calls: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def full_name(self) -> str:
-        """ "NAME/VERSION"."""
-        return f"{self.name}/{self.version}"
-
-    @property
-    def state(self) -> ModelState:
-        """LOADING until it has an engine or a failure."""
-        if self.engine is not None:
-            return ModelState.DEGRADED if self.engine.degraded else ModelState.READY
-        return ModelState.FAILED if self.failure else ModelState.LOADING
-
-    @property
-    def state_message(self) -> str:
-        """Why it is degraded or failed."""
-        return (self.engine.degraded or "") if self.engine is not None else self.failure
-
-    @property
-    def task(self) -> str:
-        """The card's task; empty while the card is unread."""
-        return self.card.task if self.card is not None else ""
-
-
 class ModelRepository:
-    """The models under one folder."""
+    """The models under one folder.
+
+    The highest version of each model is loaded at the start, or by its first call; the others by
+    the first call that names them. `max_bytes` bounds the weights that are loaded (0: no bound):
+    whoever was not used for longest leaves for who is needed.
+    """
 
     def __init__(
         self,
@@ -113,13 +38,21 @@ class ModelRepository:
         factory: EngineFactory,
         metrics: Metrics,
         default_models: Sequence[str] = (),
+        load_models: LoadModels = "start",
+        max_bytes: int = 0,
+        choose_precision: Callable[[Sequence[str]], str] = itemgetter(0),
     ) -> None:
         self._folder = folder
         self._factory = factory
         self._metrics = metrics
         self._default_models = tuple(default_models)
+        self._load_models = load_models
+        self._max_bytes = max_bytes
+        self._choose_precision = choose_precision
         self._models: dict[str, Model] = {}
+        self._logged_failures: dict[str, str] = {}
         self._scanning = asyncio.Lock()
+        self._loading = asyncio.Lock()
         self._scanned = False
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -130,85 +63,75 @@ class ModelRepository:
 
     def serves(self, task: str) -> bool:
         """Whether some model of this task can be called."""
-        return any(model.engine is not None and model.task == task for model in self.models)
-
-    async def rescan(self) -> None:
-        """Load what is new or has changed or had failed; retire what is gone."""
-        async with self._scanning:
-            found = {model.full_name: model for model in await asyncio.to_thread(self._scan)}
-            for full_name in set(self._models) - set(found):
-                self._retire(self._models.pop(full_name))
-            new = [model for model in found.values() if self._is_new(model)]
-            for model in new:
-                # what serves under this name goes on until its successor is there
-                self._models.setdefault(model.full_name, model)
-            for model in new:
-                await self._load(model)
-            self._scanned = True
-
-    async def close(self) -> None:
-        """Stop every engine."""
-        for model in self._models.values():
-            self._retire(model)
-        self._models.clear()
-        await asyncio.gather(*self._retiring)
+        return any(model.can_serve and model.task == task for model in self.models)
 
     def get(self, name: str) -> Model:
-        """The model "NAME/VERSION", or the highest ready version of "NAME"; or ModelNotFound."""
+        """The model "NAME/VERSION", or the version of "NAME" that serves; or ModelNotFound."""
         if not name:
             raise InvalidArgument("name is empty, expected NAME or NAME/VERSION", field="name")
         versions = [model for model in self.models if name in (model.name, model.full_name)]
         if not versions:
-            raise ModelNotFound(f"no model {name}; there are: {_names(self.models)}")
-        ready = [model for model in versions if model.engine is not None]
-        return (ready or versions)[0]
+            raise ModelNotFound(f"no model {name}; there are: {names(self.models)}")
+        return serving_version(versions) or versions[0]
 
-    @contextmanager
-    def translation(self, name: str, source: str, target: str) -> Iterator[Engine]:
+    @asynccontextmanager
+    async def translation(self, name: str, source: str, target: str) -> AsyncIterator[Engine]:
         """The engine that translates from `source` into `target`, kept loaded for the block.
 
         Empty strings leave the choice open. Raises ModelNotFound, LanguagePairNotFound, Starting,
         ModelUnavailable, and InvalidArgument when the choice is the caller's to make.
         """
-        candidates = self._candidates(name, "translation")
-        scores = [(_specificity(model, source, target), model) for model in candidates]
-        best = max(score for score, _ in scores)
-        if best < 0:
-            wanted = f"{source or 'any language'} to {target or 'any language'}"
-            raise LanguagePairNotFound(f"no model for {wanted}; there are: {_pairs(candidates)}")
-        model = self._preferred([model for score, model in scores if score == best])
-        _check_unambiguous(model, source, target)
-        with _in_use(model) as engine:
+
+        def choose() -> Model:
+            return choose_translation(self.models, name, source, target, self._default_models)
+
+        with (await self._loaded(choose)).in_use() as engine:
             yield engine
 
-    @contextmanager
-    def classification(self, name: str) -> Iterator[Engine]:
+    @asynccontextmanager
+    async def classification(self, name: str) -> AsyncIterator[Engine]:
         """The engine that classifies, kept loaded for the block; errors as for `translation`."""
-        with _in_use(self._preferred(self._candidates(name, "classification"))) as engine:
+
+        def choose() -> Model:
+            return choose_classification(self.models, name, self._default_models)
+
+        with (await self._loaded(choose)).in_use() as engine:
             yield engine
 
-    def _candidates(self, name: str, task: str) -> list[Model]:
-        """What a request may mean: the version it names, or each name's serving version."""
-        named = [model for model in self.models if name in ("", model.name, model.full_name)]
-        of_task = [model for model in named if model.task == task]
-        ready = [model for model in of_task if model.engine is not None]
-        if ready:
-            return [model for model in ready if model is _highest(ready, model.name)]
-        if not self._scanned:
-            raise Starting("the models are being loaded")
-        if broken := of_task or [model for model in named if not model.task]:
-            states = (f"{each.full_name} is {each.state.value} {each.failure}" for each in broken)
-            raise ModelUnavailable(f"no {task} model can be called: {'; '.join(states)}")
-        others = _names(model for model in self.models if model.task == task)
-        raise ModelNotFound(f"no {task} model{name and f' {name}'}; there are: {others}")
+    async def rescan(self) -> None:
+        """Load what is new or has changed or had failed; retire what is gone.
 
-    def _preferred(self, candidates: Sequence[Model]) -> Model:
-        """One of `default_models` if it is among them, else the alphabetically first."""
-        for name in self._default_models:
-            for model in candidates:
-                if name in (model.name, model.full_name):
-                    return model
-        return candidates[0]
+        What serves goes on until its successor has been verified and warmed up.
+        """
+        async with self._scanning:
+            groups = self._merge(await asyncio.to_thread(self._scan))
+            for model in filter(None, map(self._wanted, groups)):
+                self._begin_loading(model)  # before a call can see it and wait for it
+            for versions in groups:
+                await self._load_newest(versions)
+            self._scanned = True
+
+    async def close(self) -> None:
+        """Stop every engine."""
+        loading = [model.loading for model in self._models.values() if model.loading is not None]
+        await asyncio.gather(*loading)  # an engine that is being made cannot be stopped before
+        for model in self._models.values():
+            self._retire(model)
+        self._models.clear()
+        await asyncio.gather(*self._retiring)
+
+    async def _loaded(self, choose: Callable[[], Model]) -> Model:
+        """The chosen model with its engine; where loading it fails, the next best choice."""
+        while True:
+            if not self._scanned and not any(model.engine for model in self._models.values()):
+                raise Starting("the models are being loaded")
+            model = choose()
+            if model.engine is not None:
+                return model
+            if not self._scanned:
+                raise Starting(f"{model.full_name} is being loaded")
+            # A caller who leaves does not take the loading with it: others may wait for it.
+            await asyncio.shield(self._begin_loading(model))
 
     def _scan(self) -> list[Model]:
         """What the folder holds: NAME/VERSION/bundle.json."""
@@ -219,145 +142,165 @@ class ModelRepository:
         for path in sorted(self._folder.glob(f"*/*/{CARD_FILE}")):
             name, version = path.parts[-3:-1]
             if version.isascii() and version.isdigit() and not name.startswith("."):
-                status = path.stat()
-                fingerprint = (status.st_mtime_ns, status.st_size)
-                found.append(Model(name, int(version), path.parent, fingerprint))
+                found.append(self._read(name, path))
         return found
 
-    def _is_new(self, found: Model) -> bool:
-        known = self._models.get(found.full_name)
-        return known is None or known.engine is None or known.fingerprint != found.fingerprint
+    def _read(self, name: str, path: Path) -> Model:
+        """A model as its card describes it; the other files are not looked at yet."""
+        status = path.stat()
+        model = Model(
+            name, int(path.parent.name), path.parent, (status.st_mtime_ns, status.st_size)
+        )
+        try:
+            model.card = read_card(path.parent)
+            if model.card.name != name:
+                raise BundleError(
+                    f"expected a bundle named {name}, as its folder, found {model.card.name}"
+                )
+            precision = self._choose_precision(tuple(model.card.precisions))
+            model.num_bytes = precision_bytes(model.folder, model.card, precision)
+            if 0 < self._max_bytes < model.num_bytes:
+                raise BundleError(
+                    f"expected {precision} files of at most {self._max_bytes} bytes, "
+                    f"which is model_memory, found {model.num_bytes}"
+                )
+        except BundleError as error:
+            model.failure = str(error)
+        return model
+
+    def _merge(self, found: Sequence[Model]) -> list[list[Model]]:
+        """Bring the models up to date -> the versions of each, the highest first.
+
+        A successor of what serves is in that list alone, until it has been loaded.
+        """
+        for full_name in set(self._models) - {model.full_name for model in found}:
+            gone = self._models[full_name]
+            if gone.engine is None or not gone.folder.is_dir():  # else it is being replaced
+                self._retire(self._models.pop(full_name))
+        groups: dict[str, list[Model]] = {}
+        for model in sorted(found, key=lambda model: (model.name, -model.version)):
+            known = self._models.get(model.full_name)
+            if known is None or (known.engine is None and known.loading is None):
+                self._models[model.full_name] = model
+            elif known.fingerprint == model.fingerprint:
+                known.refused = ""
+                model = known
+            if model.failure:
+                self._fail(model, model.failure)
+            groups.setdefault(model.name, []).append(model)
+        return list(groups.values())
+
+    async def _load_newest(self, versions: Sequence[Model]) -> None:
+        """Load the highest version that can be; those below it that served until then, leave."""
+        while (model := self._wanted(versions)) is not None:
+            await self._begin_loading(model)
+            if model.engine is not None:
+                for predecessor in versions[versions.index(model) + 1 :]:
+                    self._retire(predecessor)
+
+    def _wanted(self, versions: Sequence[Model]) -> Model | None:
+        """Which version of a model should be loaded without waiting for a call."""
+        able = [model for model in versions if not model.failure]
+        successors = [model for model in able if self._models[model.full_name] is not model]
+        model = next(iter(successors or able), None)
+        if model is None or model.engine is not None:
+            return None
+        is_in_use = any(self._models[model.full_name].engine for model in versions)
+        # At the start nobody leaves for a model that no call has asked for.
+        at_start = self._load_models == "start" and self._has_room(model)
+        return model if is_in_use or at_start else None
+
+    def _begin_loading(self, model: Model) -> asyncio.Task[None]:
+        """The task that loads it, one for all who wait."""
+        if model.loading is None:
+            model.loading = asyncio.create_task(self._load(model))
+        return model.loading
 
     async def _load(self, model: Model) -> None:
-        """Open the bundle and build its engine in a thread; a failure stays with this model."""
-        started = perf_counter()
+        """Verify the bundle and build its engine in a thread; a failure stays with this model."""
         try:
-            engine = await asyncio.to_thread(self._build, model)
-            engine.start()
+            async with self._loading:
+                await self._make_room(model)
+                begun = monotonic()
+                engine = await asyncio.to_thread(self._build, model)
+                engine.start()
         except BundleError as error:
             self._fail(model, str(error))
         except Exception:
             logger.exception("model %s failed to load", model.full_name)
             self._fail(model, "internal error while loading; the server's log has it")
         else:
-            model.engine = engine
-            self._serve(model, perf_counter() - started)
+            self._serve(model, engine, monotonic() - begun)
+        finally:
+            model.loading = None
 
     def _build(self, model: Model) -> Engine:
-        model.card = read_card(model.folder)
-        if model.card.name != model.name:
-            raise BundleError(
-                f"expected a bundle named {model.name}, as its folder, found {model.card.name}"
-            )
         return self._factory(Bundle.open(model.folder))
 
-    def _serve(self, model: Model, seconds: float) -> None:
-        """Let it answer from now on, in the place of a predecessor."""
-        predecessor = self._models.get(model.full_name)
-        self._models[model.full_name] = model
-        if predecessor is not None and predecessor is not model:
-            self._retire(predecessor)
-        if model.engine is not None:
-            precision, device = model.engine.precision, model.engine.device
-            self._metrics.model_info.labels(model.full_name, model.task, precision, device).set(1)
-            self._metrics.model_load_seconds.labels(model.full_name).observe(seconds)
-            logger.info(
-                "model %s is ready: %s, %s, loaded in %.2f s",
-                *(model.full_name, precision, device, seconds),
+    def _has_room(self, model: Model) -> bool:
+        """Whether it fits beside those that are loaded or about to be."""
+        others = (m for m in self._models.values() if m.engine is not None or m.loading is not None)
+        taken = sum(other.num_bytes for other in others if other is not model)
+        return not self._max_bytes or taken + model.num_bytes <= self._max_bytes
+
+    async def _make_room(self, model: Model) -> None:
+        """Unload who was not used for longest, until the model fits."""
+        while self._max_bytes:
+            loaded = [other for other in self._models.values() if other.engine is not None]
+            if sum(other.num_bytes for other in loaded) + model.num_bytes <= self._max_bytes:
+                return
+            # What this model is to replace goes last: it may have to go on.
+            await self._unload(
+                min(loaded, key=lambda m: (m.full_name == model.full_name, m.last_used))
             )
 
+    def _serve(self, model: Model, engine: Engine, seconds: float) -> None:
+        """Let it answer from now on, in the place of a predecessor."""
+        predecessor = self._models.get(model.full_name)
+        model.engine, model.has_served, model.last_used = engine, True, monotonic()
+        if predecessor is None:  # its folder was removed meanwhile
+            self._retire(model)
+            return
+        self._models[model.full_name] = model
+        self._logged_failures.pop(model.full_name, None)
+        if predecessor is not model:
+            self._retire(predecessor)
+        self._metrics.model_info.labels(*_labels(model, engine)).set(1)
+        self._metrics.model_load_seconds.labels(model.full_name).observe(seconds)
+        logger.info(
+            "model %s is ready: %s, %s, loaded in %.2f s",
+            *(model.full_name, engine.precision, engine.device, seconds),
+        )
+
     def _fail(self, model: Model, message: str) -> None:
-        """Remember why; a version of it that still serves goes on."""
-        known = self._models.get(model.full_name)
-        if known is None or known.failure != message:  # polling tries again and again
-            logger.error("model %s failed to load: %s", model.full_name, message)
+        """Remember why; a predecessor that still serves goes on, and says so."""
         model.failure = message
-        if known is None or known.engine is None:
-            self._models[model.full_name] = model
+        serving = self._models.get(model.full_name)
+        if serving is not None and serving is not model:
+            serving.refused = message
+        if self._logged_failures.get(model.full_name) != message:  # polling tries again and again
+            self._logged_failures[model.full_name] = message
+            logger.error("model %s failed to load: %s", model.full_name, message)
 
     def _retire(self, model: Model) -> None:
+        """Unload it in the background, as soon as no call uses it."""
         if model.engine is not None:
-            task = asyncio.create_task(self._stop_when_idle(model, model.engine))
+            task = asyncio.create_task(self._unload(model))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    async def _stop_when_idle(self, model: Model, engine: Engine) -> None:
-        """No engine ends while a call may still use it."""
-        if model.num_calls:
-            await model.idle.wait()
-        await engine.stop()
-        labels = (model.full_name, model.task, engine.precision, engine.device)
-        if self._models.get(model.full_name) is None:
+    async def _unload(self, model: Model) -> None:
+        engine = await model.unload()
+        if engine is None:
+            return
+        labels = _labels(model, engine)
+        successor = self._models.get(model.full_name)
+        serving = successor.engine if successor is not None else None
+        if successor is None or serving is None or _labels(successor, serving) != labels:
             self._metrics.model_info.remove(*labels)
         logger.info("model %s is unloaded", model.full_name)
 
 
-def _highest(models: Iterable[Model], name: str) -> Model:
-    return max((model for model in models if model.name == name), key=lambda model: model.version)
-
-
-@contextmanager
-def _in_use(model: Model) -> Iterator[Engine]:
-    """Count a call, so that the engine is not stopped under it."""
-    if model.engine is None:
-        raise ModelUnavailable(f"{model.full_name} is {model.state.value}")
-    model.num_calls += 1
-    model.idle.clear()
-    try:
-        yield model.engine
-    finally:
-        model.num_calls -= 1
-        if model.num_calls == 0:
-            model.idle.set()
-
-
-def _fitting_pairs(model: Model, source: str, target: str) -> list[LanguagePair]:
-    if not isinstance(model.card, TranslationCard):
-        return []
-    return [
-        pair
-        for pair in model.card.language_pairs
-        if _matches(source, pair.source) and _matches(target, pair.target)
-    ]
-
-
-def _specificity(model: Model, source: str, target: str) -> int:
-    """How much of the codes that were asked for the model knows; -1 if it does not fit."""
-    return max(
-        (
-            len(pair.source if source else "") + len(pair.target if target else "")
-            for pair in _fitting_pairs(model, source, target)
-        ),
-        default=-1,
-    )
-
-
-def _check_unambiguous(model: Model, source: str, target: str) -> None:
-    for asked, side in ((source, "source"), (target, "target")):
-        codes = {getattr(pair, side) for pair in _fitting_pairs(model, source, target)}
-        if not asked and len(codes) > 1:
-            raise InvalidArgument(
-                f"{model.full_name} has several {side} languages, name one: {sorted(codes)}",
-                field=f"{side}_language_code",
-            )
-
-
-def _matches(asked: str, served: str) -> bool:
-    """Whether `served` was asked for or is what it falls back to: en-Latn-GB -> en-Latn -> en.
-
-    BCP 47 section 4.5, Lookup (RFC 4647 section 3.4); codes compare without case.
-    """
-    return not asked or f"{asked}-".lower().startswith(f"{served}-".lower())
-
-
-def _names(models: Iterable[Model]) -> str:
-    return ", ".join(model.full_name for model in models) or "none"
-
-
-def _pairs(models: Iterable[Model]) -> str:
-    return ", ".join(
-        f"{pair.source} to {pair.target} ({model.name})"
-        for model in models
-        if isinstance(model.card, TranslationCard)
-        for pair in model.card.language_pairs
-    )
+def _labels(model: Model, engine: Engine) -> tuple[str, str, str, str]:
+    """Of `attendant_model_info`."""
+    return model.full_name, model.task, engine.precision, engine.device

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
@@ -23,13 +23,15 @@ from service.classification.engine import ClassificationEngine
 from service.http.app import HttpApi, HttpServer
 from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
-from service.repository import Engine, EngineFactory, ModelRepository
+from service.model import Engine, EngineFactory
+from service.repository import ModelRepository
 from service.rpc import health
 from service.rpc.classification import ClassificationServicer
 from service.rpc.interceptors import CallInterceptor
 from service.rpc.models import ModelServicer
 from service.rpc.reflection import add_reflection
 from service.rpc.translation import TranslationServicer
+from service.runtime import choose_device, choose_precision
 from service.settings import Settings
 from service.translation.engine import TranslationEngine
 
@@ -44,10 +46,6 @@ SERVICES = (TRANSLATION_SERVICE, CLASSIFICATION_SERVICE, MODEL_SERVICE)
 
 # After the drain: how long gRPC may take to hang up on what did not finish.
 _HANG_UP_SECONDS = 0.5
-
-# A thread that gives up the interpreter lock for 1.5 ms of work comes back after 6.9 ms while the
-# event loop is busy, at Python's own 5 ms; after 1.9 ms with this.
-_SWITCH_INTERVAL_SECONDS = 0.0002
 
 
 def engine_factory(settings: Settings, metrics: Metrics) -> EngineFactory:
@@ -79,6 +77,11 @@ class Server:
             factory=factory or engine_factory(settings, self.metrics),
             metrics=self.metrics,
             default_models=settings.default_models,
+            load_models=settings.load_models,
+            max_bytes=settings.model_memory,
+            choose_precision=partial(
+                choose_precision, settings.precision, choose_device(settings.device)
+            ),
         )
         self.grpc_port = settings.grpc_port
         self.http_port = settings.http_port
@@ -232,7 +235,6 @@ def _grpc_options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 def serve(settings: Settings) -> None:
     """Run a server until it is told to stop."""
-    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     logger.info("settings: %s", settings.model_dump_json())
     asyncio.run(_serve(settings))
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "int8", "fp16"]
+LoadModels = Literal["start", "first-use"]
 
 # Pillow refuses to open anything larger, before it allocates.
 PILLOW_MAX_PIXELS = 178_956_970
@@ -64,6 +65,14 @@ class Settings(BaseSettings):
     )
     poll_models_seconds: float = Field(
         0.0, ge=0, description="look for changed bundles this often; 0: on SIGHUP only"
+    )
+    load_models: LoadModels = Field(
+        "start", description="when a model's newest version is loaded: start or first-use"
+    )
+    model_memory: ByteSize = Field(
+        ByteSize(0),
+        description="bytes of weights loaded at most (2GB, 512MiB); beyond it the least recently "
+        "used model leaves; 0: no limit",
     )
     device: Device = Field("auto", description="auto: a GPU if there is one")
     precision: Precision = Field("auto", description="auto: int8 on a CPU, fp16 on a GPU, or fp32")
@@ -109,7 +118,11 @@ class Settings(BaseSettings):
         path = _config_path(arguments)
 
         class WithFile(cls):  # type: ignore[misc, valid-type]  # where pydantic looks for the path
-            """Attendant: a gRPC server for translation and image classification."""
+            """Attendant: a gRPC server for translation and image classification.
+
+            With --self-test it serves nothing: it checks the models on this machine, fp32 beside
+            int8, measures them, prints what it found, and exits with 1 if anything is wrong.
+            """
 
             model_config = SettingsConfigDict(toml_file=path)
 

@@ -20,7 +20,7 @@ FOUNDATION = {
 }
 MODELS = FOUNDATION | {"service.bundle", "service.runtime"}
 ENGINES = {"service.translation", "service.classification"}
-FRONT = MODELS | ENGINES | {"service.repository", "attendant.v1"}
+FRONT = MODELS | ENGINES | {"service.model", "service.repository", "attendant.v1"}
 
 # For each part, outermost last: what it may import of ours, besides itself. The longest prefix of a
 # module's name decides which part it belongs to.
@@ -33,17 +33,22 @@ ALLOWED = {
     "service.lifecycle": {"service.errors", "service.metrics", "service.logs"},
     "service.rate": set(),
     "service.bundle": {"service.errors"},
+    "service.golden": {"service.errors", "service.bundle"},
     "service.runtime": FOUNDATION,
     "service.translation": MODELS,
     "service.classification": MODELS,
-    "service.repository": MODELS | ENGINES,
+    "service.model": {"service.errors", "service.bundle"},
+    "service.routing": {"service.errors", "service.bundle", "service.model"},
+    "service.repository": MODELS | {"service.model", "service.routing"},
     "service.rpc": FRONT,
     "service.http": FRONT | {"service.rpc"},
     "service.server": FRONT | {"service.rpc", "service.http"},
-    "service": FRONT | {"service.rpc", "service.http", "service.server"},
+    "service.selftest": MODELS | ENGINES | {"service.golden"},
+    "service": FRONT | {"service.rpc", "service.http", "service.server", "service.selftest"},
+    "export.golden": MODELS | {"export", "service.golden", "service.selftest"},
     "export.verify": MODELS | ENGINES | {"export"},
     "export.evaluate": MODELS | ENGINES | {"export"},
-    "export": {"service.bundle", "service.errors"},
+    "export": {"service.bundle", "service.errors", "service.golden"},
 }
 
 # For each package of others: the only parts that may import it.
@@ -61,7 +66,7 @@ HOMES = {
         "export",
     },
     "prometheus_client": {"service.metrics"},
-    "pydantic": {"service.bundle", "service.settings"},
+    "pydantic": {"service.bundle", "service.golden", "service.settings"},
     "pydantic_settings": {"service.settings"},
     "aiohttp": {"service.http", "service.server"},
     "uvicorn": set(),
@@ -139,5 +144,7 @@ def test_the_rules_catch_what_they_are_for():
     assert list(violations("service.translation.scheduler", "onnxruntime"))
     assert list(violations("export.seq2seq", "service.translation.engine"))
     assert list(violations("attendant.client", "service.errors"))
+    assert list(violations("service.selftest.run", "service.server"))
+    assert list(violations("service.selftest.run", "export.golden"))
     assert not list(violations("export.verify", "service.translation.engine"))
     assert not list(violations("service.translation.engine", "service.translation.search"))

@@ -1,5 +1,6 @@
 """What callers install: a wheel of the client alone, which works with either protobuf."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -69,3 +70,12 @@ def test_callers_install_nothing_but_grpc_and_protobuf():
         "grpcio",
         "protobuf",
     ]
+
+
+def test_the_lock_file_of_node_leaves_it_to_each_machine_where_packages_come_from():
+    lock = json.loads((ROOT / "examples" / "node" / "package-lock.json").read_text())
+    packages = [package for path, package in lock["packages"].items() if path]
+
+    assert packages
+    assert not any("resolved" in package for package in packages)
+    assert all(package["integrity"] for package in packages)

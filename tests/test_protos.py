@@ -1,11 +1,15 @@
-"""The public API: its stubs are current, and every part of it says what it means."""
+"""The public API: its stubs are current, every part says what it means, old callers still work."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+from tests.tools import require_buf
 
 ROOT = Path(__file__).resolve().parent.parent
 STUBS = ROOT / "attendant" / "v1"
@@ -97,3 +101,69 @@ def test_enum_values_carry_their_enum_s_name_and_begin_unspecified(
         prefix = words.lstrip("_").upper()
         assert enum.value[0].name == f"{prefix}_UNSPECIFIED"
         assert all(value.name.startswith(prefix) for value in enum.value)
+
+
+def lint(checkout: Path) -> str:
+    """What buf's STANDARD rules say against the API of a checkout."""
+    return buf("lint", checkout=checkout)
+
+
+def breaking(checkout: Path) -> str:
+    """What would break a caller of the released API, by buf's FILE rules.
+
+    Built first, because buf compares like with like: the two modules of buf.yaml are two images,
+    and the released one is one.
+    """
+    image = checkout / "api.binpb"
+    buf("build", "--path", "protos/attendant", "--output", str(image), checkout=checkout)
+    return buf("breaking", str(image), "--against", "protos/released.binpb", checkout=checkout)
+
+
+def buf(*arguments: str, checkout: Path) -> str:
+    """Its findings, a line each; raises if it fails for another reason than having some."""
+    ran = subprocess.run(
+        [require_buf(), *arguments],
+        cwd=checkout,
+        env=os.environ | {"BUF_CACHE_DIR": str(checkout / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.stderr, ran.returncode) in {("", 0), ("", 100)}, ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what buf reads."""
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    return tmp_path
+
+
+def plant(checkout: Path, right: str, wrong: str) -> None:
+    path = checkout / "protos" / "attendant" / "v1" / "translation.proto"
+    text = path.read_text()
+    assert text.count(right) == 1
+    path.write_text(text.replace(right, wrong))
+
+
+def test_the_api_keeps_the_rules_of_buf(checkout: Path):
+    assert lint(checkout) == ""
+
+
+def test_the_api_serves_callers_of_the_released_one(checkout: Path):
+    """A change that is meant to break them comes with `make proto-baseline`."""
+    assert breaking(checkout) == ""
+
+
+def test_buf_finds_a_badly_named_enum_value(checkout: Path):
+    plant(checkout, "FINISH_REASON_LENGTH = 2", "LENGTH = 2")
+
+    assert 'Enum value name "LENGTH" should be prefixed' in lint(checkout)
+
+
+def test_buf_finds_a_renumbered_field(checkout: Path):
+    plant(checkout, "int32 num_sequences = 4;", "int32 num_sequences = 5;")
+
+    assert 'Previously present field "4" with name "num_sequences"' in breaking(checkout)

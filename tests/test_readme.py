@@ -5,14 +5,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from service.errors import AttendantError
 from service.metrics import Metrics
 from service.settings import Settings
+from tests.server_process import Ports, serving
+from tests.tools import require_java, require_node, require_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,53 +25,48 @@ BLOCK = re.compile(
 )
 
 
-class Ports(NamedTuple):
-    """Where the server of these tests listens."""
-
-    grpc: str
-    http: str
+# What a block needs that not every machine has.
+REQUIREMENTS = {
+    "node examples/": require_node,
+    "examples/java/": require_java,
+    "curl ": partial(require_tool, "curl"),
+}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Ports]:
-    """A real server on the models of the repository, on free ports."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--grpc-port", "0", "--http-port", "0"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    ports = None
-    for line in process.stderr:
-        if found := re.search(r"gRPC port (\d+), HTTP port (\d+)", line):
-            ports = Ports(*found.groups())
-        if line.rstrip().endswith(" ready"):
-            break
-    assert ports is not None
-    yield ports
-    process.terminate()
-    process.communicate(timeout=30)
-    assert process.returncode == 0
+    """A real server on the models of the repository."""
+    with serving() as ports:
+        yield ports
 
 
 @pytest.mark.parametrize(("language", "code", "expected"), BLOCK.findall(README))
 def test_a_block_of_the_readme_prints_what_it_says(
     server: Ports, language: str, code: str, expected: str
 ) -> None:
+    for command, require in REQUIREMENTS.items():
+        if command in code:
+            require()
     code = code.replace("localhost:50051", f"localhost:{server.grpc}")
     code = code.replace("localhost:8080", f"localhost:{server.http}")
     code = code.replace(".venv/bin/attendant", f"{sys.executable} -m attendant")
     command = [sys.executable, "-c", code] if language == "python" else ["bash", "-c", code]
     environment = os.environ | {"ATTENDANT_TARGET": f"localhost:{server.grpc}"}
     ran = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert (ran.stdout, ran.stderr, ran.returncode) == (expected, "", 0)
 
 
 def test_the_readme_has_blocks_that_are_run() -> None:
     assert len(BLOCK.findall(README)) >= 5
+
+
+@pytest.mark.parametrize(
+    ("language", "path"), [("js", "examples/node/call.mjs"), ("java", "examples/java/Call.java")]
+)
+def test_a_program_in_the_readme_is_the_file_that_is_run(language: str, path: str) -> None:
+    assert f"[{path}]({path}):\n\n```{language}\n{(ROOT / path).read_text()}```\n" in README
 
 
 def test_the_first_runnable_block_is_near_the_top() -> None:

@@ -6,6 +6,7 @@ scale for the whole tensor, lets rows disturb each other and exists to show that
 Letters: R rows (any leading shape), I inputs, O outputs, V vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,7 +81,7 @@ class FloatProducts:
         return graph.node("Gemm", states, weight, stored_bias, output=output, transB=1)
 
 
-class _Int8Products:
+class _Int8Products(ABC):
     """Weights int8, symmetric, with a scale of its own for every output; subclasses differ in how
     they quantise what is multiplied."""
 
@@ -121,6 +122,7 @@ class _Int8Products:
             graph.weight(f"{table.name}.weight_scale", scale),
         )
 
+    @abstractmethod
     def _product(
         self,
         graph: GraphBuilder,
@@ -131,7 +133,7 @@ class _Int8Products:
         bias: Value,
         output: Value | None = None,
     ) -> Value:
-        raise NotImplementedError
+        """states (R, I) times an int8 weight (I, O) and its scales (O,), plus the bias (O,)."""
 
 
 class CalibratedProducts(_Int8Products):

@@ -8,7 +8,6 @@ Letters: B batch, N patches, C channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from export.graphs.builder import MICROSOFT, GraphBuilder, Value
 from export.graphs.layers import Blocks, State, linear
@@ -42,25 +41,24 @@ class VisionGraph:
     def _stem(self, graph: GraphBuilder, pixels: Value) -> Value:
         """(B, 3, height, width) -> (B, d_model, rows of patches, columns of patches)."""
         if self.config.stem == "patches":
-            size = self.config.patch_size
-            return self._convolution(graph, pixels, "stem.projection", strides=[size, size])
-        states = pixels
-        for name in ("stem.conv1", "stem.conv2"):
-            convolved = self._convolution(graph, states, name, pads=[1, 1, 1, 1])
-            states = graph.node(
-                "MaxPool",
-                graph.node("Relu", convolved),
-                kernel_shape=[3, 3],
-                strides=[2, 2],
-                pads=[1, 1, 1, 1],
-            )
-        return states
+            weight = self._weight(graph, "stem.projection.weight")
+            bias = self._weight(graph, "stem.projection.bias")
+            return graph.node("Conv", pixels, weight, bias, strides=[self.config.patch_size] * 2)
+        states = self._max_pool(graph, self._stem_convolution(graph, pixels, 1))
+        states = self._stem_convolution(graph, states, 2)
+        return self._max_pool(graph, self._stem_convolution(graph, states, 3))
 
-    def _convolution(
-        self, graph: GraphBuilder, states: Value, name: str, **attributes: Any
-    ) -> Value:
-        weight, bias = self._weight(graph, f"{name}.weight"), self._weight(graph, f"{name}.bias")
-        return graph.node("Conv", states, weight, bias, **attributes)
+    def _stem_convolution(self, graph: GraphBuilder, states: Value, index: int) -> Value:
+        """Convolution, batch normalisation (one with it once a session is open), ReLU."""
+        weight = self._weight(graph, f"stem.conv{index}.weight")
+        convolved = graph.node("Conv", states, weight, pads=[1, 1, 1, 1])
+        parts = ("weight", "bias", "running_mean", "running_var")
+        statistics = [self._weight(graph, f"stem.norm{index}.{part}") for part in parts]
+        normalised = graph.node("BatchNormalization", convolved, *statistics, epsilon=1e-5)
+        return graph.node("Relu", normalised)
+
+    def _max_pool(self, graph: GraphBuilder, states: Value) -> Value:
+        return graph.node("MaxPool", states, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
 
     def _embed(self, blocks: Blocks, patches: Value) -> Value:
         graph = blocks.graph

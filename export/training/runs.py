@@ -64,6 +64,7 @@ def train_translation(  # noqa: PLR0913  # all by keyword
             "train": [str(path) for path in train],
             "valid": [str(path) for path in valid],
             "init": None if init is None else str(init),
+            "earlier": None if init is None else _earlier_training(init),
             "architecture": dataclasses.asdict(architecture),
             "data": dataclasses.asdict(data),
             "optimization": dataclasses.asdict(optimization),
@@ -119,6 +120,7 @@ def train_classification(
             "train": str(train),
             "valid": None if valid is None else str(valid),
             "init": None if init is None else str(init),
+            "earlier": None if init is None else _earlier_training(init),
             "architecture": dataclasses.asdict(architecture),
             "data": dataclasses.asdict(data),
             "optimization": dataclasses.asdict(optimization),
@@ -149,6 +151,12 @@ def target_counts(
     encoded = encode_pairs(load_tokenizer(tokenizer_path), pairs)
     tokens = torch.tensor([token for pair in encoded for token in pair.target])
     return torch.bincount(tokens, minlength=architecture.vocab_size)
+
+
+def _earlier_training(bundle: Path) -> dict[str, str | float | None]:
+    """How the weights came about that a run starts from."""
+    provenance = read_card(bundle).provenance
+    return {"recipe": provenance.recipe, "trained_hours": provenance.trained_hours}
 
 
 def _shared_tokenizer(bundle: Path) -> Path:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from export.data.bpe_dropout import BpeDropout
@@ -119,9 +118,10 @@ def label_smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Ten
     generate (section 5.4 of Vaswani et al.; Szegedy et al. 2016). logits (B, T, V), labels (B, T);
     padded labels count nothing. Returns a scalar.
     """
-    keep = labels != PAD_ID  # (B, T)
-    log_probabilities = torch.log_softmax(logits[keep], dim=-1)  # (tokens, V)
-    chosen = log_probabilities.gather(-1, labels[keep][:, None]).sum()
+    real = (labels != PAD_ID).flatten().nonzero().squeeze(1)  # (tokens,)
+    # index_select, for the gradient of a mask is written value by value on one thread.
+    log_probabilities = logits.flatten(0, 1).index_select(0, real).log_softmax(-1)  # (tokens, V)
+    chosen = log_probabilities.gather(-1, labels.flatten()[real, None]).sum()
     if smoothing == 0.0:
         return -chosen
     everywhere = log_probabilities.sum() - log_probabilities[:, PAD_ID].sum()

@@ -4,21 +4,39 @@ Pure functions and one immutable object; safe in any thread. Knows no model and 
 """
 
 import math
+import re
 import warnings
 from io import BytesIO
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.bundle import ImagePreprocessing
 from service.errors import ImageTooLarge, InvalidImage
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
-# We have a limit of our own, checked before a pixel is decoded.
+# The largest side of a JPEG or a GIF. Beyond it a thin image of few pixels takes a great deal of
+# memory all the same: a pointer for each row, coefficients for each column when it is resized.
+MAX_SIDE: Final = 65535
+
+# Pillow warns of damage that it reads over, such as in EXIF, and of sizes, for which we have our
+# own limit. What is wrong with a caller's image is the caller's to hear, not the log's.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# EXIF's orientations, as what makes them upright; 1 is.
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # The formats, and what people send instead of them, by the first bytes.
 _KNOWN_BEGINNINGS: Final = (
@@ -37,7 +55,11 @@ _KNOWN_BEGINNINGS: Final = (
     (b"<html", "HTML"),
     (b"\x00\x00\x01\x00", "an ICO"),
     (b"data:", "a data: URL"),
+    (b"u\xabZ\x8af\xa0", "a data: URL, its head decoded as base64"),
 )
+
+# How a file of FORMATS begins; a WebP has its name further on.
+_OUR_BEGINNINGS: Final = tuple(beginning for beginning, _ in _KNOWN_BEGINNINGS[:4])
 
 
 class Preprocessor:
@@ -54,6 +76,7 @@ class Preprocessor:
         """Decode, resize, crop, rescale, normalise -> (3, height, width). Raises InvalidImage."""
         image = decode(content, max_pixels=self._max_pixels)
         if self._card.resize:
+            _check_pixels(target_size(image, self._card), self._max_pixels, "resized image")
             image = resize(image, self._card)
         levels = np.asarray(image)  # (height, width, 3) uint8
         if self._card.center_crop is not None:
@@ -68,30 +91,53 @@ class Preprocessor:
 
 
 def decode(content: bytes, *, max_pixels: int) -> Image.Image:
-    """Decode an image file into upright RGB. Raises InvalidImage, ImageTooLarge."""
+    """Decode an image file into upright RGB. Raises InvalidImage, ImageTooLarge.
+
+    Upright is as EXIF says, which a Hugging Face processor leaves to its caller. Of an animation
+    it is the first frame.
+    """
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
-            _check_size(image, max_pixels)
+            _check_pixels(image.size, max_pixels, "image")
+            _check_side(image.size)
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(upright(image))
     except InvalidImage:
         raise
     except UnidentifiedImageError as error:
+        if content.startswith(_OUR_BEGINNINGS) or content[8:12] == b"WEBP":
+            raise InvalidImage(f"{describe(content)} is broken or cut off") from error
         raise InvalidImage(
             f"expected a JPEG, PNG, WebP, BMP or GIF image, found {describe(content)}"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"{error}; the limit is {max_pixels} pixels") from error
+        (num_pixels,) = re.findall(r"\((\d+) pixels\)", str(error)) or ["far more"]
+        raise ImageTooLarge(f"image has {num_pixels} pixels, the limit is {max_pixels}") from error
     except Exception as error:  # a decoder fed hostile bytes may fail in any way
         raise InvalidImage(f"{describe(content)} is broken or cut off: {error}") from error
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
+def _check_pixels(size: tuple[int, int], max_pixels: int, what: str) -> None:
+    width, height = size
+    if width * height > max_pixels:
         raise ImageTooLarge(
-            f"image has {image.width} x {image.height} = {image.width * image.height} pixels, "
-            f"the limit is {max_pixels}"
+            f"{what} has {width} x {height} = {width * height} pixels, the limit is {max_pixels}"
         )
+
+
+def _check_side(size: tuple[int, int]) -> None:
+    if max(size) > MAX_SIDE:
+        width, height = size
+        raise ImageTooLarge(f"image has {width} x {height} pixels, the limit is {MAX_SIDE} a side")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF (or XMP) orientation says; left as it is where that cannot be read."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the pixels are good, whatever stands beside them
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -100,20 +146,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Only 16-bit grey differs: Pillow would clip it at 255; it is scaled instead.
     """
     if image.mode.startswith("I"):
-        high_bytes = np.asarray(image).astype(np.int64).clip(0, 0xFFFF) >> 8
-        image = Image.fromarray(high_bytes.astype(np.uint8))
+        levels = np.asarray(image)  # (height, width) uint16; int32 in mode I
+        levels = levels if levels.itemsize == 2 else levels.clip(0, 0xFFFF)
+        image = Image.fromarray((levels >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def target_size(image: Image.Image, card: ImagePreprocessing) -> tuple[int, int]:
+    """Width and height: size x size, or such that the shorter edge is `size`."""
+    if not card.shortest_edge:
+        return card.size, card.size
+    long = int(card.size * max(image.size) / min(image.size))
+    return (card.size, long) if image.width <= image.height else (long, card.size)
 
 
 def resize(image: Image.Image, card: ImagePreprocessing) -> Image.Image:
-    """To size x size, or so that the shorter edge is `size`."""
-    width, height = card.size, card.size
-    if card.shortest_edge:
-        long = int(card.size * max(image.size) / min(image.size))
-        width, height = (card.size, long) if image.width <= image.height else (long, card.size)
-    return image.resize((width, height), resample=Image.Resampling[card.resample.upper()])
+    """To its target size."""
+    resample = Image.Resampling[card.resample.upper()]
+    return image.resize(target_size(image, card), resample=resample)
 
 
 def center_crop(levels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
@@ -145,11 +197,10 @@ def describe(content: bytes) -> str:
     if not content:
         return "no bytes"
     size = f"({len(content)} bytes)"
-    if content[:4] == b"RIFF":
-        return f"a {content[8:12].decode('ascii', 'replace')} file {size}"
-    if content[4:8] == b"ftyp":
-        return f"a {content[8:12].decode('ascii', 'replace').strip()} file {size}"
+    if content[:4] == b"RIFF" or content[4:8] == b"ftyp":
+        return f"a file of type {content[8:12].decode('ascii', 'replace').strip()} {size}"
+    head = content[:64].lstrip().lower()
     for beginning, name in _KNOWN_BEGINNINGS:
-        if content.lstrip()[: len(beginning)].lower() == beginning.lower():
+        if head.startswith(beginning.lower()):
             return f"{name} {size}"
     return f"{len(content)} bytes that begin with {content[:8].hex(' ')}"

@@ -42,7 +42,9 @@ class ClassifierRunner:
         path = bundle.path(precision, "classifier")
         self._session = open_session(path, device=device, threads=threads)
         expected = expected_tensors(bundle.card, "classifier", precision=precision)
-        check_tensors(self._session, inputs=expected.inputs, outputs=expected.outputs)
+        check_tensors(
+            self._session, inputs=expected.inputs, outputs=expected.outputs, graph=str(path)
+        )
         self._image_shape = (3, *size)
         self._fixed_batch = max_batch if fixed_batch else 0
         self.max_batch = max_batch

@@ -17,8 +17,10 @@ _HTTP_CODES: Final = {
     "UNAVAILABLE": 503,
 }
 
+_HTTP_CODES_OF_REASONS: Final = {"MESSAGE_TOO_LARGE": 413}
+
 # What aiohttp itself refuses.
-_STATUS_NAMES: Final = {404: "NOT_FOUND", 405: "UNIMPLEMENTED", 413: "RESOURCE_EXHAUSTED"}
+_STATUS_NAMES: Final = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
 
 
 def error_response(error: AttendantError) -> web.Response:
@@ -28,11 +30,12 @@ def error_response(error: AttendantError) -> web.Response:
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     details = status.get("details", [])
-    return _response(_HTTP_CODES[error.status], error.status, status["message"], details, headers)
+    code = _HTTP_CODES_OF_REASONS.get(error.reason, _HTTP_CODES[error.status])
+    return _response(code, error.status, status["message"], details, headers)
 
 
 def response_of_http_exception(error: web.HTTPException) -> web.Response:
-    """The response to what is wrong as HTTP: path, method, size."""
+    """The response to what is wrong as HTTP: path, method."""
     name = _STATUS_NAMES.get(error.status, "INVALID_ARGUMENT")
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return _response(error.status, name, error.text or error.reason, [], headers)

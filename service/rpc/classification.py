@@ -37,7 +37,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
     ) -> classification_pb2.ClassifyResponse:
         """Classify, for gRPC and HTTP alike."""
         check_count(len(request.images), MAX_IMAGES, "images")
-        with self._repository.classification(request.model) as found:
+        async with self._repository.classification(request.model) as found:
             engine = cast(ClassificationEngine, found)
             classification = await engine.classify(
                 [image.content for image in request.images],

@@ -18,16 +18,16 @@ from attendant.v1 import (
 from service.bundle import BundleCard, ClassificationCard, TranslationCard
 from service.classification.engine import ClassificationResult, ClassificationTiming
 from service.errors import InvalidArgument, InvalidOption
-from service.repository import Model, ModelState
+from service.model import Model, ModelState
 from service.rpc.status import to_status
 from service.settings import Settings
 from service.translation.options import (
-    MAX_BEAM_SIZE,
     DecodingOptions,
     EarlyStopping,
     FinishReason,
     Segmentation,
     default_options,
+    limits_of,
 )
 from service.translation.results import Hypothesis, Timing, TranslationResult
 
@@ -62,6 +62,7 @@ _FINISH_REASON = {
 }
 
 _STATE = {
+    ModelState.UNLOADED: model_pb2.MODEL_STATE_UNLOADED,
     ModelState.LOADING: model_pb2.MODEL_STATE_LOADING,
     ModelState.READY: model_pb2.MODEL_STATE_READY,
     ModelState.DEGRADED: model_pb2.MODEL_STATE_DEGRADED,
@@ -213,10 +214,11 @@ def _provenance_to_proto(card: BundleCard, precision: str) -> model_pb2.Provenan
 
 
 def _translation_model(card: TranslationCard, settings: Settings) -> model_pb2.TranslationModel:
+    options_limits = limits_of(card, max_rows=settings.max_rows)
     limits = model_pb2.TranslationLimits(
-        max_source_tokens=card.limits.max_source_tokens,
-        max_target_tokens=card.limits.max_target_tokens,
-        max_beam_size=MAX_BEAM_SIZE,
+        max_source_tokens=options_limits.max_source_tokens,
+        max_target_tokens=options_limits.max_target_tokens,
+        max_beam_size=options_limits.max_beam_size,
         max_contents=MAX_CONTENTS,
         max_text_bytes=settings.max_text_bytes,
     )
@@ -227,7 +229,9 @@ def _translation_model(card: TranslationCard, settings: Settings) -> model_pb2.T
     return model_pb2.TranslationModel(
         language_pairs=pairs,
         limits=limits,
-        default_options=_options_to_proto(default_options(card)),
+        default_options=_options_to_proto(
+            default_options(card, max_beam_size=options_limits.max_beam_size)
+        ),
     )
 
 

@@ -136,7 +136,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             with self._lifecycle.call() if method.is_own else nullcontext():
                 if isinstance(request, _Undecodable):
                     raise UndecodableMessage(
-                        f"the {request.num_bytes} bytes are no request of {method.name}"
+                        f"the {request.num_bytes} bytes are no request of {method.name}: "
+                        "no protobuf, or a string in it is not UTF-8"
                     )
                 return await behavior(request, context)
         except asyncio.CancelledError:

@@ -4,7 +4,8 @@ import grpc.aio
 
 from attendant.v1 import model_pb2, model_pb2_grpc
 from service.errors import InvalidArgument
-from service.repository import Model, ModelRepository
+from service.model import Model
+from service.repository import ModelRepository
 from service.rpc.conversion import model_to_proto
 from service.settings import Settings
 
@@ -13,7 +14,7 @@ _MAX_PAGE_SIZE = 1000
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """Answers while models are loading, too., so that one can see what is still loading."""
+    """Answers while models are loading, too: their state is what it tells."""
 
     def __init__(self, repository: ModelRepository, settings: Settings) -> None:
         self._repository = repository

@@ -1,14 +1,15 @@
 """attendant.v1.TranslationService: convert, await the engine, convert back."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Protocol, cast
 
 import grpc.aio
 
 from attendant.v1 import translation_pb2, translation_pb2_grpc
 from service.errors import InternalError
-from service.repository import Engine, ModelRepository
+from service.model import Engine
+from service.repository import ModelRepository
 from service.rpc.conversion import (
     MAX_CONTENTS,
     check_count,
@@ -84,7 +85,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         context: grpc.aio.ServicerContext[object, object],
     ) -> AsyncIterator[translation_pb2.StreamTranslateResponse]:
         """Translate every text and send words as soon as they can no longer change."""
-        with self._engine(request.request) as engine:
+        async with self._engine(request.request) as engine:
             options, segmentation = _how(request.request, engine)
             events = engine.stream(
                 list(request.request.contents),
@@ -103,7 +104,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         deadline_seconds: float | None = None,
     ) -> translation_pb2.TranslateResponse:
         """Translate, for gRPC and HTTP alike."""
-        with self._engine(request) as engine:
+        async with self._engine(request) as engine:
             options, segmentation = _how(request, engine)
             translation = await engine.translate(
                 list(request.contents), options, segmentation, deadline_seconds=deadline_seconds
@@ -119,10 +120,10 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
                 timing=timing_to_proto(translation.timing),
             )
 
-    @contextmanager
-    def _engine(self, request: translation_pb2.TranslateRequest) -> Iterator[Translator]:
+    @asynccontextmanager
+    async def _engine(self, request: translation_pb2.TranslateRequest) -> AsyncIterator[Translator]:
         check_count(len(request.contents), MAX_CONTENTS, "contents")
-        with self._repository.translation(
+        async with self._repository.translation(
             request.model, request.source_language_code, request.target_language_code
         ) as engine:
             yield cast(Translator, engine)

@@ -91,7 +91,7 @@ class Call:
         text = TextProgress(self, index, prepared, self._options, self._tokenizer)
         for piece, source_ids in enumerate(prepared.source_ids):
             if source_ids:
-                self.sequences.append(
+                text.sequences.append(
                     Sequence(
                         source_ids=np.array(source_ids, np.int64),
                         options=self._options,
@@ -100,6 +100,7 @@ class Call:
                         arrived_at=arrived_at,
                     )
                 )
+        self.sequences += text.sequences
         return text
 
 
@@ -119,7 +120,8 @@ class TextProgress:
         self._prepared = prepared
         self._options = options
         self._tokenizer = tokenizer
-        self._sequences: dict[int, Sequence] = {}  # by piece, once finished
+        self.sequences: list[Sequence] = []  # of the pieces that are decoded
+        self._finished: dict[int, Sequence] = {}  # by piece
         self._best: dict[int, str] = {}  # by piece: its translation
         for piece, source_ids in enumerate(prepared.source_ids):
             if not source_ids:
@@ -134,9 +136,11 @@ class TextProgress:
         if self._is_finished:
             return
         if sequence.error is not None:
+            for other in self.sequences:
+                other.is_cancelled = True  # nobody wants the other pieces any more
             self._end(TranslationResult(error=InternalError()))
             return
-        self._sequences[piece] = sequence
+        self._finished[piece] = sequence
         self._best[piece] = self._tokenizer.decode(sequence.finished[0].token_ids)
         self.advance()
 
@@ -189,9 +193,9 @@ class TextProgress:
 
     def _hypotheses(self) -> tuple[Hypothesis, ...]:
         """One joint hypothesis of several sequences; all that were asked for of a single one."""
-        if len(self._sequences) != 1:
+        if len(self._finished) != 1:
             return (self._joint_hypothesis(),)
-        ((piece, sequence),) = self._sequences.items()
+        ((piece, sequence),) = self._finished.items()
         return tuple(
             Hypothesis(
                 text=self._join({**self._best, piece: self._tokenizer.decode(found.token_ids)}),
@@ -203,7 +207,7 @@ class TextProgress:
         )
 
     def _joint_hypothesis(self) -> Hypothesis:
-        best = [self._sequences[piece].finished[0] for piece in sorted(self._sequences)]
+        best = [self._finished[piece].finished[0] for piece in sorted(self._finished)]
         is_cut = any(one.finish_reason is FinishReason.LENGTH for one in best)
         return Hypothesis(
             text=self._join(self._best),

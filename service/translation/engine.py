@@ -12,7 +12,7 @@ from collections.abc import Sequence as SequenceOf
 from functools import partial
 from typing import Protocol
 
-from service.bundle import Bundle
+from service.bundle import Bundle, TranslationCard
 from service.errors import AttendantError, DeadlineUnmeetable, Draining, InternalError, Overloaded
 from service.metrics import Metrics
 from service.rate import RateMeter
@@ -21,11 +21,10 @@ from service.settings import Settings
 from service.translation.call import Call, Emit
 from service.translation.measures import TranslationMeasures
 from service.translation.options import (
-    MAX_BEAM_SIZE,
     DecodingOptions,
-    Limits,
     Segmentation,
     default_options,
+    limits_of,
 )
 from service.translation.preparation import PreparedText, TextPreparer
 from service.translation.processors import TokenRules
@@ -67,13 +66,9 @@ class TranslationEngine:
         self.model_name = f"{bundle.name}/{bundle.version}"
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device, bundle.precisions)
-        self.degraded: str | None = None
-        self.default_options = default_options(card)
-        self.limits = Limits(
-            max_source_tokens=card.limits.max_source_tokens,
-            max_target_tokens=card.limits.max_target_tokens,
-            max_beam_size=min(MAX_BEAM_SIZE, settings.max_rows),
-        )
+        self.limits = limits_of(card, max_rows=settings.max_rows)
+        self.default_options = default_options(card, max_beam_size=self.limits.max_beam_size)
+        self.degraded = _narrowed(card, self.limits.max_beam_size)
         self._segmentation = Segmentation(card.segmentation)
         self._tokenizer = Tokenizer.from_bundle(bundle)
         self._preparer = TextPreparer(
@@ -93,7 +88,8 @@ class TranslationEngine:
         runners = open_runners(
             bundle, self.precision, self.device, count=num_workers, max_rows=settings.max_rows
         )
-        warm_up(runners[0], card)
+        for runner in runners:
+            warm_up(runner, card)
         rules = TokenRules.from_card(card)
         self._workers = [
             DecodeWorker(runner, self._scheduler, rules, self._measures, self._deliver)
@@ -237,6 +233,16 @@ class TranslationEngine:
                     sequence.arrived_at, others_wait=self._scheduler.num_waiting > 0
                 )
                 _tell(sequence, partial(sequence.receiver.finish, sequence))
+
+
+def _narrowed(card: TranslationCard, max_beam_size: int) -> str | None:
+    """What to say of a model whose own beam is wider than what this server decodes with."""
+    if card.decoding.beam_size <= max_beam_size:
+        return None
+    return (
+        f"the bundle's beam_size of {card.decoding.beam_size} is over the limit of "
+        f"{max_beam_size}, which is the default instead"
+    )
 
 
 def _tell(sequence: Sequence, news: Callable[[], None]) -> None:

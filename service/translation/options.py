@@ -66,12 +66,24 @@ class Limits:
     max_beam_size: int
 
 
-def default_options(card: TranslationCard) -> DecodingOptions:
-    """What a model does unless it is asked for something else."""
+def limits_of(card: TranslationCard, *, max_rows: int) -> Limits:
+    """What a model takes on a decode worker of so many rows, one for each beam."""
+    return Limits(
+        max_source_tokens=card.limits.max_source_tokens,
+        max_target_tokens=card.limits.max_target_tokens,
+        max_beam_size=min(MAX_BEAM_SIZE, max_rows),
+    )
+
+
+def default_options(
+    card: TranslationCard, *, max_beam_size: int = MAX_BEAM_SIZE
+) -> DecodingOptions:
+    """What a model does unless it is asked for something else; never more beams than it can."""
     decoding = card.decoding
+    beam_size = min(decoding.beam_size, max_beam_size)
     return DecodingOptions(
-        beam_size=decoding.beam_size,
-        num_hypotheses=decoding.num_hypotheses,
+        beam_size=beam_size,
+        num_hypotheses=min(decoding.num_hypotheses, beam_size),
         length_penalty=decoding.length_penalty,
         early_stopping=EarlyStopping(decoding.early_stopping),
         max_target_tokens=decoding.max_target_tokens,

@@ -1,5 +1,6 @@
 """From a caller's text to the pieces that the model decodes, or to that text's error."""
 
+import unicodedata
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -11,12 +12,15 @@ from service.translation.tokenizer import Tokenizer
 # A token is seldom longer than this; a piece with more characters a token is cut all the same.
 MAX_CHARACTERS_A_TOKEN = 20
 
+# Unicode's general categories of what leaves no mark.
+_INVISIBLE = frozenset(("Cc", "Cf", "Zs", "Zl", "Zp"))
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedText:
     """The segments of one text, and the source ids of each piece; none for one without tokens.
 
-    A piece without tokens (control characters, say) is its own translation.
+    A piece without tokens is its own translation.
     """
 
     segments: Segments
@@ -72,7 +76,8 @@ class TextPreparer:
 
         def encode(piece: str) -> tuple[int, ...]:
             if piece not in known:
-                known[piece] = tuple(self.tokenizer.encode([piece])[0])
+                ids = () if _is_invisible(piece) else self.tokenizer.encode([piece])[0]
+                known[piece] = tuple(ids)
             return known[piece]
 
         segments = split_text(
@@ -90,3 +95,11 @@ class TextPreparer:
                 f"{prepared.num_sequences} sequences, which have one joint hypothesis"
             )
         return prepared
+
+
+def _is_invisible(piece: str) -> bool:
+    """Whether there is nothing to translate: control and format characters, and spaces, alone.
+
+    To some tokenizers a NUL is an unknown word, and the model makes up a sentence about it.
+    """
+    return all(unicodedata.category(character) in _INVISIBLE for character in piece)

@@ -43,9 +43,10 @@ class Graphs:
 
         def session(graph: GraphName) -> onnxruntime.InferenceSession:
             # One thread: a call computes on its caller's thread, and any number may call at once.
-            opened = open_session(bundle.path(precision, graph), device=device, threads=1)
+            path = bundle.path(precision, graph)
+            opened = open_session(path, device=device, threads=1)
             tensors = expected_tensors(bundle.card, graph, precision=precision)
-            check_tensors(opened, inputs=tensors.inputs, outputs=tensors.outputs)
+            check_tensors(opened, inputs=tensors.inputs, outputs=tensors.outputs, graph=str(path))
             return opened
 
         return cls(session("encoder"), session("decoder"), bundle.translation)

@@ -14,12 +14,8 @@ import sentencex
 _BREAKS = re.compile(r"([\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+)")
 
 # Where a sentence over the limit is cut, the best place first: clauses (behind a comma, a
-# semicolon, a colon or a dash), spaces, anywhere.
-_CUTS = (
-    re.compile(r"(?<=[,;:\u2013\u2014])\s"),
-    re.compile(r"\s"),
-    re.compile(r"(?<=.)", re.DOTALL),
-)
+# semicolon, a colon or a dash), then spaces; then anywhere.
+_CUTS = (re.compile(r"(?<=[,;:\u2013\u2014])\s"), re.compile(r"\s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +87,20 @@ def _shorten(sentence: str, max_characters: int, fits: Callable[[str], bool]) ->
 def _longest_head(text: str, fits: Callable[[str], bool]) -> int:
     """Where to cut a text that does not fit: the last of the best places whose head fits."""
     start = len(text) - len(text.lstrip())
-    for cut in _CUTS:
-        ends = [match.end() for match in cut.finditer(text, start + 1)]
+    for ends in _places(text, start + 1):
         if ends and fits(text[: ends[0]].strip()):
             return _last_fitting(text, ends, fits)
     return 1  # not even one character fits: the model will have to take it
 
 
-def _last_fitting(text: str, ends: list[int], fits: Callable[[str], bool]) -> int:
+def _places(text: str, start: int) -> Iterator[Sequence[int]]:
+    """Yield the ends of the best kind, then those of the next; every character's would be many."""
+    for cut in _CUTS:
+        yield [match.end() for match in cut.finditer(text, start)]
+    yield range(start, len(text) + 1)
+
+
+def _last_fitting(text: str, ends: Sequence[int], fits: Callable[[str], bool]) -> int:
     """Bisect for the last end whose head fits; the first one does."""
     low, high = 0, len(ends)
     # Gallop first: a head is short beside a long text, and `fits` costs as much as its argument.

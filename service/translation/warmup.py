@@ -8,6 +8,7 @@ from service.translation.sequence import Sequence
 from service.translation.worker import StepRunner
 
 NUM_STEPS = 3
+NUM_TOGETHER = 32
 
 
 class _Nobody:
@@ -21,16 +22,27 @@ class _Nobody:
 
 
 def warm_up(runner: StepRunner, card: TranslationCard) -> None:
-    """Encode and decode the shortest and the longest source that the model takes."""
-    for length in (1, card.limits.max_source_tokens):
-        sequence = Sequence(
-            source_ids=np.full(length, card.tokens.eos, np.int64),
-            options=DecodingOptions(max_target_tokens=card.limits.max_target_tokens),
-            receiver=_Nobody(),
-        )
+    """Encode and decode the shortest and the longest source that the model takes, and a batch."""
+    longest = card.limits.max_source_tokens
+    together = min(NUM_TOGETHER, runner.table.capacity)
+    for count, length in ((1, 1), (1, longest), (together, min(longest, 16))):
+        _decode(runner, card, [_sequence(card, length) for _ in range(count)])
+
+
+def _sequence(card: TranslationCard, length: int) -> Sequence:
+    return Sequence(
+        source_ids=np.full(length, card.tokens.eos, np.int64),
+        options=DecodingOptions(max_target_tokens=card.limits.max_target_tokens),
+        receiver=_Nobody(),
+    )
+
+
+def _decode(runner: StepRunner, card: TranslationCard, sequences: list[Sequence]) -> None:
+    for sequence in sequences:
         runner.table.allocate(sequence, card.tokens.decoder_start)
-        runner.admit([sequence])
-        for _ in range(min(NUM_STEPS, card.limits.max_target_tokens)):
-            runner.step()
+    runner.admit(sequences)
+    for _ in range(min(NUM_STEPS, card.limits.max_target_tokens)):
+        runner.step()
+        for sequence in sequences:
             runner.table.lengths[sequence.rows] += 1
-        runner.table.release([sequence], runner)
+    runner.table.release(sequences, runner)

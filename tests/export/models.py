@@ -30,6 +30,9 @@ def random_vit(**changes: Any) -> VisionTransformer:
     sizes = {"d_model": 48, "num_heads": 2, "ffn_size": 72, "layers": 2, "stem_channels": 24}
     model = randomised(VisionTransformer(ViTConfig(num_labels=len(LABELS), **(sizes | changes))))
     model.temperature.fill_(1.7)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            nn.init.uniform_(buffer, 0.5, 2.0)
     return model
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from export.commands import main
 from export.evaluate.translation import tokenised_bleu
+from export.golden import NUM_IMAGES
 from export.run_bundle import training_command
 from export.training.run_folder import RunFolder
 from service.bundle import Bundle
+from service.golden import read_golden
 from tests.export.runs import classification_command, write_pictures
 
 
@@ -96,6 +98,7 @@ def test_a_run_still_going_on_is_bundled_from_its_snapshots(
     assert main([*command, "--snapshot", "2", "--max-target-tokens", "64"]) == 0
     recipe = Bundle.open(Path(output)).card.provenance.recipe
     assert "the average of the weights after the last 2 of 3 epochs" in recipe
+    assert "with golden answers" in capsys.readouterr().out
 
 
 def test_a_run_whose_data_is_gone_says_how_to_name_it(
@@ -115,6 +118,7 @@ def test_a_run_whose_data_is_gone_says_how_to_name_it(
     assert not (tmp_path / "moved").exists()
     files = [str(text_folder / name) for name in ("text.en", "text.de")]
     assert main([*command, "--calibration", *files]) == 0
+    assert "with golden answers" in capsys.readouterr().out
 
 
 def test_a_classifier_is_trained_bundled_verified_and_measured(
@@ -124,6 +128,7 @@ def test_a_classifier_is_trained_bundled_verified_and_measured(
     run, output = tmp_path / "run", tmp_path / "light" / "1"
     assert main(classification_command(pictures, run)) == 0
     assert main(["bundle", str(run), "--output", str(output)]) == 0
+    assert len(read_golden(Bundle.open(output)).images) == NUM_IMAGES
     assert main(["verify", str(output), "--write-card"]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(output), "--data", str(pictures), "--write-card"]) == 0

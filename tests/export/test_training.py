@@ -107,6 +107,11 @@ def test_training_can_start_from_a_bundle(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     architecture = run.read_config()["architecture"]
     assert architecture["d_model"] == translation_bundle.translation.architecture.d_model
+    output = tmp_path / "tuned-model" / "1"
+    limits = ["--precision", "fp32", "--max-target-tokens", "40"]
+    assert main(["bundle", str(run.path), "--output", str(output), *limits]) == 0
+    recipe = Bundle.open(output).card.provenance.recipe
+    assert recipe.startswith("random weights\n\nThen, from those weights:\n\n    attendant-export")
 
 
 @pytest.mark.parametrize("labels", [("cat", "dog", "ship", "train", "tree"), ("dark", "light")])

@@ -6,7 +6,7 @@ import sys
 
 from service.bundle import Bundle
 from service.logs import configure_logging
-from service.repository import Engine
+from service.model import Engine
 from service.server import Server
 from service.settings import Settings
 from tests.service.fakes import FakeTranslator

@@ -1,6 +1,9 @@
 """Every kind of image file, and every kind of file that is none."""
 
 import io
+import subprocess
+import sys
+import textwrap
 import zlib
 from typing import Any
 
@@ -11,6 +14,8 @@ from PIL import Image
 from service.bundle import ImagePreprocessing
 from service.classification.image import Preprocessor, decode
 from service.errors import ImageTooLarge, InvalidImage
+from tests.service.bad_input.conftest import ROOT
+from tests.service.bad_input.pictures import black
 from tests.service.conftest import image_file
 
 LIMIT = 1_000_000
@@ -93,11 +98,11 @@ def test_the_first_frame_of_a_gif_is_taken() -> None:
         (b"hello you", "9 bytes that begin with 68 65 6c 6c 6f 20 79 6f"),
         (b"%PDF-1.7 ...", "a PDF (12 bytes)"),
         (b"\n<html><body>", "HTML"),
-        (b"\0\0\0\x1cftypavif" + bytes(8), "a avif file"),
+        (b"\0\0\0\x1cftypavif" + bytes(8), "a file of type avif"),
         (as_file(photo(), "TIFF"), "a TIFF"),
         (as_file(photo(), "PNG")[:100], "a PNG (100 bytes) is broken or cut off"),
         (as_file(photo(), "JPEG")[:700], "a JPEG (700 bytes) is broken or cut off"),
-        (as_file(photo(), "WEBP")[:200], "a WEBP file (200 bytes)"),
+        (as_file(photo(), "WEBP")[:200], "a file of type WEBP (200 bytes)"),
         (as_file(photo(), "BMP")[:200], "a BMP (200 bytes) is broken or cut off"),
         (as_file(photo(), "GIF")[:900], "a GIF (900 bytes) is broken or cut off"),
     ],
@@ -163,3 +168,37 @@ def test_what_is_too_small_for_a_crop_gets_a_black_border() -> None:
 def test_a_picture_of_another_size_is_refused_where_nothing_is_resized() -> None:
     with pytest.raises(InvalidImage, match="expected 16 x 16 pixels, found 10 x 10"):
         Preprocessor(card(resize=False), max_pixels=LIMIT)(image_file())
+
+
+@pytest.mark.parametrize(
+    ("size", "too_large"), [((1, 2000), "16 x 32000 = 512000"), ((4, 20_000), "16 x 80000")]
+)
+def test_a_thin_picture_is_not_made_huge(size: tuple[int, int], too_large: str) -> None:
+    """By its shorter edge a picture grows by any factor."""
+    options = card(shortest_edge=True, center_crop=16)
+    content = as_file(Image.new("RGB", size), "PNG")
+    with pytest.raises(ImageTooLarge, match=f"resized image has {too_large}"):
+        Preprocessor(options, max_pixels=200_000)(content)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize("bits", [1, 16])
+def test_the_largest_picture_takes_no_more_memory_than_is_said(bits: int) -> None:
+    """The README says 16 bytes a pixel; in a process of its own, as a peak is a process's."""
+    script = """
+        import sys
+        from service.classification.image import decode
+
+        def status(name):
+            lines = open("/proc/self/status").read().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+        content = sys.stdin.buffer.read()
+        before = status("VmRSS")
+        image = decode(content, max_pixels=50_000_000)
+        print((status("VmHWM") - before) / (image.width * image.height))
+        """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    content = black(7071, 7071, bits=bits)
+    ran = subprocess.run(command, input=content, cwd=ROOT, capture_output=True, check=True)
+    assert float(ran.stdout) < 16

@@ -17,7 +17,8 @@ from service.errors import (
     Starting,
 )
 from service.metrics import Metrics
-from service.repository import ModelRepository, ModelState
+from service.model import ModelState
+from service.repository import ModelRepository
 from tests.service.conftest import samples, write_translator
 from tests.service.fakes import FakeTranslator
 
@@ -31,8 +32,10 @@ def repository(folder: Path, metrics: Metrics | None = None, **given: Any) -> Mo
     return ModelRepository(folder, factory=make, metrics=metrics, **given)
 
 
-def chosen(models: ModelRepository, name: str = "", source: str = "", target: str = "") -> str:
-    with models.translation(name, source, target) as engine:
+async def chosen(
+    models: ModelRepository, name: str = "", source: str = "", target: str = ""
+) -> str:
+    async with models.translation(name, source, target) as engine:
         return engine.model_name
 
 
@@ -41,10 +44,10 @@ async def test_the_highest_ready_version_serves_unless_one_is_asked_for(tmp_path
         write_translator(tmp_path, version=version)
     models = repository(tmp_path)
     await models.rescan()
-    assert chosen(models) == chosen(models, "en-de") == "en-de/10"
-    assert chosen(models, "en-de/2") == "en-de/2"
+    assert await chosen(models) == await chosen(models, "en-de") == "en-de/10"
+    assert await chosen(models, "en-de/2") == "en-de/2"
     with pytest.raises(ModelNotFound, match="no translation model en-de/3; there are: en-de/10"):
-        chosen(models, "en-de/3")
+        await chosen(models, "en-de/3")
 
 
 async def test_a_broken_bundle_fails_alone_and_says_why(tmp_path: Path) -> None:
@@ -57,9 +60,9 @@ async def test_a_broken_bundle_fails_alone_and_says_why(tmp_path: Path) -> None:
     assert states["en-de/1"] == (ModelState.READY, "")
     assert states["en-de/2"][0] is states["junk/1"][0] is ModelState.FAILED
     assert "expected sha256" in states["en-de/2"][1]
-    assert chosen(models, "en-de") == "en-de/1"
+    assert await chosen(models, "en-de") == "en-de/1"
     with pytest.raises(ModelUnavailable, match="expected JSON"):
-        chosen(models, "junk")
+        await chosen(models, "junk")
 
 
 @pytest.mark.parametrize(
@@ -86,9 +89,9 @@ async def test_language_codes_fall_back_and_the_nearest_model_wins(
         write_translator(tmp_path, name, pairs=(pair,))
     models = repository(tmp_path)
     await models.rescan()
-    assert chosen(models, "", source, target) == f"{expected}/1"
+    assert await chosen(models, "", source, target) == f"{expected}/1"
     with pytest.raises(LanguagePairNotFound, match=r"en to de \(a\)"):
-        chosen(models, "", "eng", "de")
+        await chosen(models, "", "eng", "de")
 
 
 async def test_a_setting_names_the_preferred_of_several_models(tmp_path: Path) -> None:
@@ -96,26 +99,26 @@ async def test_a_setting_names_the_preferred_of_several_models(tmp_path: Path) -
         write_translator(tmp_path, name)
     models = repository(tmp_path, default_models=("c", "b"))
     await models.rescan()
-    assert chosen(models) == "b/1"
-    assert chosen(models, "a") == "a/1"
+    assert await chosen(models) == "b/1"
+    assert await chosen(models, "a") == "a/1"
 
 
 async def test_a_model_of_several_languages_wants_one_named(tmp_path: Path) -> None:
     write_translator(tmp_path, pairs=(("en", "de"), ("en", "fr")))
     models = repository(tmp_path)
     await models.rescan()
-    assert chosen(models, "", "", "fr") == "en-de/1"
+    assert await chosen(models, "", "", "fr") == "en-de/1"
     with pytest.raises(InvalidArgument, match="several target languages"):
-        chosen(models)
+        await chosen(models)
 
 
 async def test_before_the_first_scan_everything_is_starting(tmp_path: Path) -> None:
     models = repository(tmp_path)
     with pytest.raises(Starting):
-        chosen(models)
+        await chosen(models)
     await models.rescan()
     with pytest.raises(ModelNotFound, match="there are: none"):
-        chosen(models)
+        await chosen(models)
 
 
 async def test_a_rescan_adds_replaces_repairs_and_removes(tmp_path: Path) -> None:
@@ -144,21 +147,39 @@ async def test_a_rescan_adds_replaces_repairs_and_removes(tmp_path: Path) -> Non
     assert not list(samples(metrics, "attendant_model_info"))
 
 
-async def test_a_broken_successor_leaves_what_serves_in_place(tmp_path: Path) -> None:
+async def test_a_broken_successor_leaves_what_serves_in_place_and_is_named(tmp_path: Path) -> None:
+    folder = write_translator(tmp_path)
+    card = (folder / "bundle.json").read_text()
+    models = repository(tmp_path)
+    await models.rescan()
+    serving = models.get("en-de")
+    (folder / "bundle.json").write_text("{}")
+    await models.rescan()
+    assert serving.state is ModelState.DEGRADED
+    assert "to be replaced, but: " in serving.state_message
+    assert await chosen(models) == "en-de/1"
+    (folder / "bundle.json").write_text(card)
+    await models.rescan()
+    assert models.get("en-de").state is ModelState.READY
+
+
+async def test_a_model_whose_card_is_missing_for_a_moment_goes_on(tmp_path: Path) -> None:
+    """A copy over a folder removes bundle.json before it writes the new one."""
     folder = write_translator(tmp_path)
     models = repository(tmp_path)
     await models.rescan()
-    (folder / "bundle.json").write_text("{}")
+    engine = models.get("en-de").engine
+    (folder / "bundle.json").unlink()
     await models.rescan()
-    assert models.get("en-de").state is ModelState.READY
-    assert chosen(models) == "en-de/1"
+    assert models.get("en-de").engine is engine
+    assert await chosen(models) == "en-de/1"
 
 
 async def test_no_engine_is_stopped_under_a_call(tmp_path: Path) -> None:
     folder = write_translator(tmp_path)
     models = repository(tmp_path)
     await models.rescan()
-    with models.translation("", "", "") as engine:
+    async with models.translation("", "", "") as engine:
         shutil.rmtree(folder)
         await models.rescan()
         await asyncio.sleep(0)

@@ -264,6 +264,19 @@ async def test_a_failing_step_is_an_internal_error_and_later_calls_succeed(rig: 
     assert rig.reading("sequences_finished_total", reason="error") == 1
 
 
+async def test_what_is_left_of_a_failed_text_is_not_decoded(start_rig: StartRig) -> None:
+    """Regression: its other sentences were decoded to their ends."""
+    async with start_rig(max_rows=1) as rig:
+        told = threading.Event()
+        rig.runner.failing_steps = {2}
+        rig.runner.before_step = lambda: rig.runner.num_steps < 2 or told.wait(TIMEOUT_SECONDS)
+        (result,) = (await rig.engine.translate(["A dog runs. " * 40], GREEDY)).results
+        told.set()
+        assert isinstance(result.error, InternalError)
+    assert rig.runner.num_steps <= 3
+    assert rig.reading("sequences_finished_total", reason="cancelled") == 39
+
+
 async def test_a_result_that_cannot_be_used_does_not_hang_its_call(rig: Rig) -> None:
     """Regression: an error behind the last step left this call, and those delivered with it,
     waiting for ever."""
