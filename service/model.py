@@ -4,8 +4,7 @@ Knows neither engines' insides, nor folders, nor the wire.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -13,7 +12,6 @@ from time import monotonic
 from typing import Protocol
 
 from service.bundle import Bundle, BundleCard
-from service.errors import ModelUnavailable
 
 
 class Engine(Protocol):
@@ -55,6 +53,39 @@ class ModelState(Enum):
     FAILED = "failed"
 
 
+class LoadedEngine:
+    """An engine and the calls that it is in, none of which it is stopped under."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.last_used = monotonic()
+        self._num_calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call uses it."""
+        return self._num_calls == 0
+
+    def hold(self) -> None:
+        """Count a call; whoever does calls `release` at its end."""
+        self._num_calls += 1
+        self._idle.clear()
+
+    def release(self) -> None:
+        """The call is over."""
+        self.last_used = monotonic()
+        self._num_calls -= 1
+        if self.is_idle:
+            self._idle.set()
+
+    async def stop(self) -> None:
+        """Wait for the last call, then end the engine."""
+        await self._idle.wait()
+        await self.engine.stop()
+
+
 @dataclass(slots=True, eq=False)
 class Model:
     """One version of one model, whatever became of it; lives on the event loop."""
@@ -65,14 +96,13 @@ class Model:
     fingerprint: tuple[int, int]
     card: BundleCard | None = None
     num_bytes: int = 0  # of the weights and graphs that an engine loads
-    engine: Engine | None = None
+    loaded: LoadedEngine | None = None
     loading: asyncio.Task[None] | None = None
+    # Calls that wait to be handed the engine, already held for them; None: it could not be loaded.
+    waiting: list[asyncio.Future[LoadedEngine | None]] = field(default_factory=list)
     failure: str = ""
     refused: str = ""  # what is wrong with the bundle that was to replace it while it serves
     has_served: bool = False  # it was loaded once, as it is now
-    last_used: float = 0.0  # monotonic seconds
-    num_calls: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def full_name(self) -> str:
@@ -80,9 +110,14 @@ class Model:
         return f"{self.name}/{self.version}"
 
     @property
+    def engine(self) -> Engine | None:
+        """Its engine, while it is loaded."""
+        return self.loaded.engine if self.loaded is not None else None
+
+    @property
     def state(self) -> ModelState:
         """Derived from what it has: an engine, a task that loads it, a failure, or nothing."""
-        if self.engine is not None:
+        if self.loaded is not None:
             return ModelState.DEGRADED if self.state_message else ModelState.READY
         if self.loading is not None:
             return ModelState.LOADING
@@ -91,10 +126,10 @@ class Model:
     @property
     def state_message(self) -> str:
         """Why it is degraded or failed."""
-        if self.engine is None:
+        if self.loaded is None:
             return self.failure
         refused = self.refused and f"it was to be replaced, but: {self.refused}"
-        return "; ".join(filter(None, (self.engine.degraded, refused)))
+        return "; ".join(filter(None, (self.loaded.engine.degraded, refused)))
 
     @property
     def can_serve(self) -> bool:
@@ -106,26 +141,11 @@ class Model:
         """The card's task; empty where the card could not be read."""
         return self.card.task if self.card is not None else ""
 
-    @contextmanager
-    def in_use(self) -> Iterator[Engine]:
-        """Its engine, which is not stopped within the block. Raises ModelUnavailable."""
-        if self.engine is None:
-            raise ModelUnavailable(f"{self.full_name} is {self.state.value}")
-        self.num_calls += 1
-        self.idle.clear()
-        try:
-            yield self.engine
-        finally:
-            self.last_used = monotonic()
-            self.num_calls -= 1
-            if self.num_calls == 0:
-                self.idle.set()
-
-    async def unload(self) -> Engine | None:
-        """Take its engine away: no call finds it any more, and it stops after the last one."""
-        engine, self.engine = self.engine, None
-        if engine is not None:
-            if self.num_calls:
-                await self.idle.wait()
-            await engine.stop()
-        return engine
+    def hand_over(self) -> None:
+        """Give those who wait the engine, a call held for each; or None if there is none."""
+        waiting, self.waiting = self.waiting, []
+        for waiter in waiting:
+            if not waiter.done():  # its caller may have left
+                if self.loaded is not None:
+                    self.loaded.hold()
+                waiter.set_result(self.loaded)

@@ -16,7 +16,7 @@ from time import monotonic
 from service.bundle import CARD_FILE, Bundle, precision_bytes, read_card
 from service.errors import BundleError, InvalidArgument, ModelNotFound, Starting
 from service.metrics import Metrics
-from service.model import Engine, EngineFactory, Model
+from service.model import Engine, EngineFactory, LoadedEngine, Model
 from service.routing import choose_classification, choose_translation, names, serving_version
 from service.settings import LoadModels
 
@@ -85,7 +85,7 @@ class ModelRepository:
         def choose() -> Model:
             return choose_translation(self.models, name, source, target, self._default_models)
 
-        with (await self._loaded(choose)).in_use() as engine:
+        async with self._in_use(choose) as engine:
             yield engine
 
     @asynccontextmanager
@@ -95,7 +95,7 @@ class ModelRepository:
         def choose() -> Model:
             return choose_classification(self.models, name, self._default_models)
 
-        with (await self._loaded(choose)).in_use() as engine:
+        async with self._in_use(choose) as engine:
             yield engine
 
     async def rescan(self) -> None:
@@ -120,18 +120,35 @@ class ModelRepository:
         self._models.clear()
         await asyncio.gather(*self._retiring)
 
-    async def _loaded(self, choose: Callable[[], Model]) -> Model:
-        """The chosen model with its engine; where loading it fails, the next best choice."""
-        while True:
-            if not self._scanned and not any(model.engine for model in self._models.values()):
-                raise Starting("the models are being loaded")
-            model = choose()
-            if model.engine is not None:
-                return model
-            if not self._scanned:
-                raise Starting(f"{model.full_name} is being loaded")
-            # A caller who leaves does not take the loading with it: others may wait for it.
-            await asyncio.shield(self._begin_loading(model))
+    @asynccontextmanager
+    async def _in_use(self, choose: Callable[[], Model]) -> AsyncIterator[Engine]:
+        """The engine of the chosen model; where loading it fails, of the next best choice."""
+        while (loaded := await self._hold(choose)) is None:
+            pass
+        try:
+            yield loaded.engine
+        finally:
+            loaded.release()
+
+    async def _hold(self, choose: Callable[[], Model]) -> LoadedEngine | None:
+        """Count a call on the chosen model, loading it first if need be; None if that fails."""
+        if not self._scanned and not any(model.loaded for model in self._models.values()):
+            raise Starting("the models are being loaded")
+        model = choose()
+        if model.loaded is not None:
+            model.loaded.hold()
+            return model.loaded
+        if not self._scanned:
+            raise Starting(f"{model.full_name} is being loaded")
+        waiter: asyncio.Future[LoadedEngine | None] = asyncio.get_running_loop().create_future()
+        model.waiting.append(waiter)
+        self._begin_loading(model)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and (loaded := waiter.result()) is not None:
+                loaded.release()  # it was handed over to a caller who had just left
+            raise
 
     def _scan(self) -> list[Model]:
         """What the folder holds: NAME/VERSION/bundle.json."""
@@ -175,12 +192,12 @@ class ModelRepository:
         """
         for full_name in set(self._models) - {model.full_name for model in found}:
             gone = self._models[full_name]
-            if gone.engine is None or not gone.folder.is_dir():  # else it is being replaced
+            if gone.loaded is None or not gone.folder.is_dir():  # else it is being replaced
                 self._retire(self._models.pop(full_name))
         groups: dict[str, list[Model]] = {}
         for model in sorted(found, key=lambda model: (model.name, -model.version)):
             known = self._models.get(model.full_name)
-            if known is None or (known.engine is None and known.loading is None):
+            if known is None or (known.loaded is None and known.loading is None):
                 self._models[model.full_name] = model
             elif known.fingerprint == model.fingerprint:
                 known.refused = ""
@@ -224,40 +241,39 @@ class ModelRepository:
                 begun = monotonic()
                 engine = await asyncio.to_thread(self._build, model)
                 engine.start()
+                self._serve(model, engine, monotonic() - begun)
         except BundleError as error:
             self._fail(model, str(error))
         except Exception:
             logger.exception("model %s failed to load", model.full_name)
             self._fail(model, "internal error while loading; the server's log has it")
-        else:
-            self._serve(model, engine, monotonic() - begun)
         finally:
             model.loading = None
+            model.hand_over()
 
     def _build(self, model: Model) -> Engine:
         return self._factory(Bundle.open(model.folder))
 
     def _has_room(self, model: Model) -> bool:
         """Whether it fits beside those that are loaded or about to be."""
-        others = (m for m in self._models.values() if m.engine is not None or m.loading is not None)
+        others = (m for m in self._models.values() if m.loaded is not None or m.loading is not None)
         taken = sum(other.num_bytes for other in others if other is not model)
         return not self._max_bytes or taken + model.num_bytes <= self._max_bytes
 
     async def _make_room(self, model: Model) -> None:
         """Unload who was not used for longest, until the model fits."""
         while self._max_bytes:
-            loaded = [other for other in self._models.values() if other.engine is not None]
-            if sum(other.num_bytes for other in loaded) + model.num_bytes <= self._max_bytes:
+            others = [other for other in self._models.values() if other.loaded is not None]
+            if sum(other.num_bytes for other in others) + model.num_bytes <= self._max_bytes:
                 return
             # What this model is to replace goes last: it may have to go on.
-            await self._unload(
-                min(loaded, key=lambda m: (m.full_name == model.full_name, m.last_used))
-            )
+            await self._unload(min(others, key=lambda m: (m.full_name == model.full_name, _age(m))))
 
     def _serve(self, model: Model, engine: Engine, seconds: float) -> None:
         """Let it answer from now on, in the place of a predecessor."""
         predecessor = self._models.get(model.full_name)
-        model.engine, model.has_served, model.last_used = engine, True, monotonic()
+        model.loaded, model.has_served = LoadedEngine(engine), True
+        model.hand_over()  # before anybody else may want its memory
         if predecessor is None:  # its folder was removed meanwhile
             self._retire(model)
             return
@@ -284,21 +300,29 @@ class ModelRepository:
 
     def _retire(self, model: Model) -> None:
         """Unload it in the background, as soon as no call uses it."""
-        if model.engine is not None:
+        if model.loaded is not None:
             task = asyncio.create_task(self._unload(model))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
     async def _unload(self, model: Model) -> None:
-        engine = await model.unload()
-        if engine is None:
+        """No call finds the engine any more; it ends after those that it is in."""
+        loaded, model.loaded = model.loaded, None
+        if loaded is None:
             return
-        labels = _labels(model, engine)
+        await loaded.stop()
+        labels = _labels(model, loaded.engine)
         successor = self._models.get(model.full_name)
         serving = successor.engine if successor is not None else None
         if successor is None or serving is None or _labels(successor, serving) != labels:
             self._metrics.model_info.remove(*labels)
         logger.info("model %s is unloaded", model.full_name)
+
+
+def _age(model: Model) -> tuple[bool, float]:
+    """The smallest leaves first: one that is in no call, then whoever was not used for longest."""
+    assert model.loaded is not None
+    return not model.loaded.is_idle, model.loaded.last_used
 
 
 def _labels(model: Model, engine: Engine) -> tuple[str, str, str, str]:

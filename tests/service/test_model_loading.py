@@ -169,6 +169,44 @@ async def test_a_model_leaves_only_after_its_last_call(tmp_path: Path, repositor
     assert engine.stopped
 
 
+async def test_models_that_share_too_little_memory_take_turns(
+    tmp_path: Path, repository: Make
+) -> None:
+    """Each was unloaded for the other before its own caller came to use it, for ever."""
+    for name in "abc":
+        write_translator(tmp_path, name)
+    models = repository(load_models="first-use", max_bytes=bundle_bytes(tmp_path / "a" / "1"))
+    await models.rescan()
+
+    async def call(name: str) -> str:
+        async with models.translation(name, "", "") as engine:
+            assert isinstance(engine, FakeTranslator)
+            await asyncio.sleep(0)
+            assert not engine.stopped
+            return engine.model_name
+
+    async with asyncio.timeout(30):
+        answers = await asyncio.gather(*(call(name) for name in "abc" * 10))
+    assert answers == [f"{name}/1" for name in "abc" * 10]
+    assert list(states(models).values()).count("ready") == 1
+
+
+async def test_a_caller_who_leaves_as_the_engine_comes_does_not_hold_it(
+    tmp_path: Path, repository: Make
+) -> None:
+    write_translator(tmp_path)
+    models = repository(load_models="first-use")
+    await models.rescan()
+    model = models.get("en-de")
+    caller = asyncio.create_task(version_that_answers(models))
+    while model.loaded is None:
+        await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    assert model.loaded.is_idle
+    await models.close()
+
+
 async def test_a_model_larger_than_all_memory_is_refused_with_both_sizes(
     tmp_path: Path, repository: Make
 ) -> None:
