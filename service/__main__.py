@@ -2,6 +2,7 @@
 
 import sys
 
+from service.errors import BundleError
 from service.logs import configure_logging
 from service.settings import Settings
 
@@ -27,7 +28,7 @@ def main() -> None:
 
     try:
         serve(settings)
-    except OSError as error:
+    except (OSError, BundleError) as error:
         sys.exit(f"attendant-server: {error}")
 
 

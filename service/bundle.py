@@ -378,6 +378,13 @@ class Bundle:
         raise BundleError(f"{self.name} has no {precision} {graph}; it ships {found}")
 
 
+def is_version_folder(folder: Path) -> bool:
+    """Whether a folder is named as a version: 7, neither 007 nor latest."""
+    name = folder.name
+    is_number = name.isascii() and name.isdigit() and name == str(int(name))
+    return is_number and not folder.parent.name.startswith(".")
+
+
 def read_card(folder: Path) -> BundleCard:
     """Parse bundle.json alone, without looking at the other files. Raises BundleError."""
     path = folder / CARD_FILE

@@ -80,9 +80,13 @@ class LoadedEngine:
         if self.is_idle:
             self._idle.set()
 
+    async def wait_idle(self) -> None:
+        """Return when no call uses it."""
+        await self._idle.wait()
+
     async def stop(self) -> None:
         """Wait for the last call, then end the engine."""
-        await self._idle.wait()
+        await self.wait_idle()
         await self.engine.stop()
 
 
@@ -93,7 +97,7 @@ class Model:
     name: str
     version: int
     folder: Path
-    fingerprint: tuple[int, int]
+    fingerprint: tuple[int, int] = (0, 0)  # of its card: modified at, in nanoseconds, and size
     card: BundleCard | None = None
     num_bytes: int = 0  # of the weights and graphs that an engine loads
     loaded: LoadedEngine | None = None
@@ -102,6 +106,7 @@ class Model:
     waiting: list[asyncio.Future[LoadedEngine | None]] = field(default_factory=list)
     failure: str = ""
     refused: str = ""  # what is wrong with the bundle that was to replace it while it serves
+    is_new: bool = True  # until the scan that found it has decided whether to load it
     has_served: bool = False  # it was loaded once, as it is now
 
     @property

@@ -8,12 +8,19 @@ the event loop. Models are loaded one at a time, so that their memory can be acc
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 
-from service.bundle import CARD_FILE, Bundle, precision_bytes, read_card
+from service.bundle import (
+    CARD_FILE,
+    Bundle,
+    BundleCard,
+    is_version_folder,
+    precision_bytes,
+    read_card,
+)
 from service.errors import BundleError, InvalidArgument, ModelNotFound, Starting
 from service.metrics import Metrics
 from service.model import Engine, EngineFactory, LoadedEngine, Model
@@ -21,6 +28,9 @@ from service.routing import choose_classification, choose_translation, names, se
 from service.settings import LoadModels
 
 logger = logging.getLogger(__name__)
+
+# How long a model that is needed waits for a call to end before it takes another one's place.
+PATIENCE_SECONDS = 5.0
 
 
 class ModelRepository:
@@ -41,6 +51,7 @@ class ModelRepository:
         load_models: LoadModels = "start",
         max_bytes: int = 0,
         choose_precision: Callable[[Sequence[str]], str] = itemgetter(0),
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._factory = factory
@@ -54,6 +65,9 @@ class ModelRepository:
         self._scanning = asyncio.Lock()
         self._loading = asyncio.Lock()
         self._scanned = False
+        self._is_closing = False
+        self._on_change = on_change  # called when a model can be called, or no longer can
+        self._stopping_bytes = 0  # of engines that are in their last calls
         self._retiring: set[asyncio.Task[None]] = set()
 
     @property
@@ -109,12 +123,15 @@ class ModelRepository:
                 self._begin_loading(model)  # before a call can see it and wait for it
             for versions in groups:
                 await self._load_newest(versions)
+            for model in self._models.values():
+                model.is_new = False
             self._scanned = True
 
     async def close(self) -> None:
-        """Stop every engine."""
+        """Stop every engine, after the one that is being made; no other is begun."""
+        self._is_closing = True
         loading = [model.loading for model in self._models.values() if model.loading is not None]
-        await asyncio.gather(*loading)  # an engine that is being made cannot be stopped before
+        await asyncio.gather(*loading)
         for model in self._models.values():
             self._retire(model)
         self._models.clear()
@@ -155,63 +172,67 @@ class ModelRepository:
         if not self._folder.is_dir():
             logger.warning("expected a folder of models at %s, found none", self._folder)
             return []
-        found = []
-        for path in sorted(self._folder.glob(f"*/*/{CARD_FILE}")):
-            name, version = path.parts[-3:-1]
-            if version.isascii() and version.isdigit() and not name.startswith("."):
-                found.append(self._read(name, path))
-        return found
+        cards = sorted(self._folder.glob(f"*/*/{CARD_FILE}"))
+        return [self._read(path) for path in cards if is_version_folder(path.parent)]
 
-    def _read(self, name: str, path: Path) -> Model:
+    def _read(self, path: Path) -> Model:
         """A model as its card describes it; the other files are not looked at yet."""
-        status = path.stat()
-        model = Model(
-            name, int(path.parent.name), path.parent, (status.st_mtime_ns, status.st_size)
-        )
+        folder = path.parent
+        model = Model(folder.parent.name, int(folder.name), folder)
         try:
-            model.card = read_card(path.parent)
-            if model.card.name != name:
-                raise BundleError(
-                    f"expected a bundle named {name}, as its folder, found {model.card.name}"
-                )
-            precision = self._choose_precision(tuple(model.card.precisions))
-            model.num_bytes = precision_bytes(model.folder, model.card, precision)
-            if 0 < self._max_bytes < model.num_bytes:
-                raise BundleError(
-                    f"expected {precision} files of at most {self._max_bytes} bytes, "
-                    f"which is model_memory, found {model.num_bytes}"
-                )
-        except BundleError as error:
+            status = path.stat()
+            model.fingerprint = (status.st_mtime_ns, status.st_size)
+            self._describe(model, read_card(folder))
+        except (BundleError, OSError) as error:  # it may be gone since the folder was listed
             model.failure = str(error)
         return model
+
+    def _describe(self, model: Model, card: BundleCard) -> None:
+        """Take over what the card says. Raises BundleError for what cannot be served here."""
+        model.card = card
+        if card.name != model.name:
+            raise BundleError(
+                f"expected a bundle named {model.name}, as its folder, found {card.name}"
+            )
+        precision = self._choose_precision(tuple(card.precisions))
+        model.num_bytes = precision_bytes(model.folder, card, precision)
+        if 0 < self._max_bytes < model.num_bytes:
+            raise BundleError(
+                f"expected {precision} files of at most {self._max_bytes} bytes, "
+                f"which is model_memory, found {model.num_bytes}"
+            )
 
     def _merge(self, found: Sequence[Model]) -> list[list[Model]]:
         """Bring the models up to date -> the versions of each, the highest first.
 
         A successor of what serves is in that list alone, until it has been loaded.
         """
+        orphaned = set()  # names whose version before the one that is gone has to take over
         for full_name in set(self._models) - {model.full_name for model in found}:
             gone = self._models[full_name]
             if gone.loaded is None or not gone.folder.is_dir():  # else it is being replaced
                 self._retire(self._models.pop(full_name))
+                orphaned.add(gone.name)
         groups: dict[str, list[Model]] = {}
         for model in sorted(found, key=lambda model: (model.name, -model.version)):
             known = self._models.get(model.full_name)
-            if known is None or (known.loaded is None and known.loading is None):
-                self._models[model.full_name] = model
-            elif known.fingerprint == model.fingerprint:
+            if known is not None and known.can_serve and known.fingerprint == model.fingerprint:
                 known.refused = ""
                 model = known
+            elif known is None or (known.loaded is None and known.loading is None):
+                self._models[model.full_name] = model
             if model.failure:
                 self._fail(model, model.failure)
+            model.is_new |= model.name in orphaned
             groups.setdefault(model.name, []).append(model)
         return list(groups.values())
 
     async def _load_newest(self, versions: Sequence[Model]) -> None:
         """Load the highest version that can be; those below it that served until then, leave."""
         while (model := self._wanted(versions)) is not None:
-            await self._begin_loading(model)
-            if model.engine is not None:
+            model.is_new = False
+            await asyncio.shield(self._begin_loading(model))
+            if model.loaded is not None:
                 for predecessor in versions[versions.index(model) + 1 :]:
                     self._retire(predecessor)
 
@@ -219,13 +240,16 @@ class ModelRepository:
         """Which version of a model should be loaded without waiting for a call."""
         able = [model for model in versions if not model.failure]
         successors = [model for model in able if self._models[model.full_name] is not model]
-        model = next(iter(successors or able), None)
-        if model is None or model.engine is not None:
+        if successors:
+            return successors[0] if successors[0].is_new else None
+        newest = next(iter(able), None)
+        if newest is None or not newest.is_new:
             return None
-        is_in_use = any(self._models[model.full_name].engine for model in versions)
+        in_use = [m for m in self._models.values() if m.name == newest.name and m.loaded]
+        if in_use:
+            return newest if all(model.version < newest.version for model in in_use) else None
         # At the start nobody leaves for a model that no call has asked for.
-        at_start = self._load_models == "start" and self._has_room(model)
-        return model if is_in_use or at_start else None
+        return newest if self._load_models == "start" and self._has_room(newest) else None
 
     def _begin_loading(self, model: Model) -> asyncio.Task[None]:
         """The task that loads it, one for all who wait."""
@@ -235,14 +259,18 @@ class ModelRepository:
 
     async def _load(self, model: Model) -> None:
         """Verify the bundle and build its engine in a thread; a failure stays with this model."""
+        begun = monotonic()
         try:
+            bundle = await asyncio.to_thread(Bundle.open, model.folder)
+            self._describe(model, bundle.card)
             async with self._loading:
                 await self._make_room(model)
-                begun = monotonic()
-                engine = await asyncio.to_thread(self._build, model)
+                if self._is_closing:
+                    raise BundleError("the server is shutting down")
+                engine = await asyncio.to_thread(self._factory, bundle)
                 engine.start()
                 self._serve(model, engine, monotonic() - begun)
-        except BundleError as error:
+        except (BundleError, OSError) as error:
             self._fail(model, str(error))
         except Exception:
             logger.exception("model %s failed to load", model.full_name)
@@ -250,33 +278,46 @@ class ModelRepository:
         finally:
             model.loading = None
             model.hand_over()
-
-    def _build(self, model: Model) -> Engine:
-        return self._factory(Bundle.open(model.folder))
+            self._on_change()
 
     def _has_room(self, model: Model) -> bool:
         """Whether it fits beside those that are loaded or about to be."""
-        others = (m for m in self._models.values() if m.loaded is not None or m.loading is not None)
+        others = (m for m in self._models.values() if m.loaded or m.loading)
         taken = sum(other.num_bytes for other in others if other is not model)
         return not self._max_bytes or taken + model.num_bytes <= self._max_bytes
 
     async def _make_room(self, model: Model) -> None:
-        """Unload who was not used for longest, until the model fits."""
+        """Unload who was not used for longest, until the model fits.
+
+        Whoever is in a call is left alone for a while; what this model is to replace goes last.
+        """
+
+        def order(other: Model) -> tuple[bool, bool, float]:
+            assert other.loaded is not None
+            is_busy = not other.loaded.is_idle
+            return other.name == model.name, is_busy, other.loaded.last_used
+
         while self._max_bytes:
             others = [other for other in self._models.values() if other.loaded is not None]
-            if sum(other.num_bytes for other in others) + model.num_bytes <= self._max_bytes:
+            taken = sum(other.num_bytes for other in others) + self._stopping_bytes
+            if taken + model.num_bytes <= self._max_bytes:
                 return
-            # What this model is to replace goes last: it may have to go on.
-            await self._unload(min(others, key=lambda m: (m.full_name == model.full_name, _age(m))))
+            if not others:
+                await asyncio.gather(*self._retiring)  # nothing but last calls takes memory
+                continue
+            if not any(other.loaded.is_idle for other in others if other.loaded):
+                await _first_idle([other.loaded for other in others if other.loaded])
+            await self._unload(min(others, key=order))
 
     def _serve(self, model: Model, engine: Engine, seconds: float) -> None:
         """Let it answer from now on, in the place of a predecessor."""
         predecessor = self._models.get(model.full_name)
-        model.loaded, model.has_served = LoadedEngine(engine), True
-        model.hand_over()  # before anybody else may want its memory
-        if predecessor is None:  # its folder was removed meanwhile
+        model.loaded = LoadedEngine(engine)
+        if predecessor is None:
             self._retire(model)
-            return
+            raise BundleError("its folder was removed while it was loaded")
+        model.has_served = True
+        model.hand_over()  # before anybody else may want its memory
         self._models[model.full_name] = model
         self._logged_failures.pop(model.full_name, None)
         if predecessor is not model:
@@ -301,28 +342,43 @@ class ModelRepository:
     def _retire(self, model: Model) -> None:
         """Unload it in the background, as soon as no call uses it."""
         if model.loaded is not None:
-            task = asyncio.create_task(self._unload(model))
+            task = asyncio.create_task(self._stop(model, _taken(model)))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
     async def _unload(self, model: Model) -> None:
         """No call finds the engine any more; it ends after those that it is in."""
-        loaded, model.loaded = model.loaded, None
-        if loaded is None:
-            return
-        await loaded.stop()
+        if model.loaded is not None:
+            await self._stop(model, _taken(model))
+
+    async def _stop(self, model: Model, loaded: LoadedEngine) -> None:
+        self._stopping_bytes += model.num_bytes
+        try:
+            await loaded.stop()
+        finally:
+            self._stopping_bytes -= model.num_bytes
         labels = _labels(model, loaded.engine)
         successor = self._models.get(model.full_name)
         serving = successor.engine if successor is not None else None
         if successor is None or serving is None or _labels(successor, serving) != labels:
-            self._metrics.model_info.remove(*labels)
+            with suppress(KeyError):  # it was never announced
+                self._metrics.model_info.remove(*labels)
         logger.info("model %s is unloaded", model.full_name)
 
 
-def _age(model: Model) -> tuple[bool, float]:
-    """The smallest leaves first: one that is in no call, then whoever was not used for longest."""
-    assert model.loaded is not None
-    return not model.loaded.is_idle, model.loaded.last_used
+async def _first_idle(engines: Sequence[LoadedEngine]) -> None:
+    """Return when one of them is in no call, or when patience is at its end."""
+    waiting = [asyncio.ensure_future(engine.wait_idle()) for engine in engines]
+    await asyncio.wait(waiting, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    for waiter in waiting:
+        waiter.cancel()
+
+
+def _taken(model: Model) -> LoadedEngine:
+    """Take its engine away from the model."""
+    loaded, model.loaded = model.loaded, None
+    assert loaded is not None
+    return loaded
 
 
 def _labels(model: Model, engine: Engine) -> tuple[str, str, str, str]:

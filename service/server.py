@@ -82,6 +82,7 @@ class Server:
             choose_precision=partial(
                 choose_precision, settings.precision, choose_device(settings.device)
             ),
+            on_change=self._tell_health,
         )
         self.grpc_port = settings.grpc_port
         self.http_port = settings.http_port
@@ -173,7 +174,10 @@ class Server:
         logger.info("ready" if self.is_ready() else "waiting for models")
         while self.settings.poll_models_seconds:
             await asyncio.sleep(self.settings.poll_models_seconds)
-            await self.reload()
+            try:
+                await self.reload()
+            except Exception:  # the next look may find the folder in a better state
+                logger.exception("looking at the models failed")
 
     def _tell_health(self) -> None:
         if self.lifecycle.phase is not Phase.SERVING:

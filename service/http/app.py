@@ -26,7 +26,7 @@ from service.errors import (
     UndecodableMessage,
 )
 from service.http.errors import error_response, response_of_http_exception
-from service.lifecycle import Lifecycle
+from service.lifecycle import Lifecycle, Phase
 from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
 from service.metrics import CONTENT_TYPE, Metrics
 
@@ -76,7 +76,9 @@ class HttpApi:
     async def _serve_readyz(self, request: web.Request) -> web.Response:
         if self.is_ready():
             return web.json_response({"status": "ready"})
-        return web.json_response({"status": self.lifecycle.phase.value}, status=503)
+        phase = self.lifecycle.phase
+        status = "no model can be called" if phase is Phase.SERVING else phase.value
+        return web.json_response({"status": status}, status=503)
 
     async def _serve_translate(self, request: web.Request) -> web.Response:
         with self.lifecycle.call():

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.bundle import CARD_FILE, Bundle
+from service.bundle import CARD_FILE, Bundle, is_version_folder
 from service.errors import BundleError
 from service.selftest.examination import Examination
 from service.selftest.machine import facts
@@ -34,8 +34,7 @@ def self_test(settings: Settings, *, speed_seconds: float = SPEED_SECONDS) -> in
 
 def _folders(models: Path) -> Iterator[Path]:
     for card in sorted(models.glob(f"*/*/{CARD_FILE}")):
-        name, version = card.parts[-3:-1]
-        if version.isascii() and version.isdigit() and not name.startswith("."):
+        if is_version_folder(card.parent):
             yield card.parent
 
 

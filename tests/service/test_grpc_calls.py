@@ -250,7 +250,7 @@ async def test_a_caller_who_leaves_cancels_its_work_and_is_counted_so(
 async def test_an_expired_deadline_cancels_the_work_and_is_counted_so(
     server: Server, channel: grpc.aio.Channel, fakes: dict[str, FakeTranslator]
 ) -> None:
-    error = await failure(translation(channel).Translate(texts("WAIT"), timeout=0.05))
+    error = await failure(translation(channel).Translate(texts("WAIT"), timeout=0.5))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.wait_for(fakes["en-de"].left.wait(), 10)
     await counted(server, "DEADLINE_EXCEEDED")

@@ -153,7 +153,10 @@ async def test_the_least_recently_used_model_leaves_when_memory_is_full(
     assert loader.loaded == ["a/1", "b/1", "c/1", "b/1"], "looking again loads nobody"
 
 
-async def test_a_model_leaves_only_after_its_last_call(tmp_path: Path, repository: Make) -> None:
+async def test_a_model_leaves_only_after_its_last_call(
+    tmp_path: Path, repository: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.repository.PATIENCE_SECONDS", 0.01)
     for name in "ab":
         write_translator(tmp_path, name)
     models = repository(max_bytes=bundle_bytes(tmp_path / "a" / "1"))
@@ -239,6 +242,89 @@ async def test_a_new_version_takes_over_and_the_old_one_ends_its_calls(
     while not old.stopped:
         await asyncio.sleep(0)
     assert states(models) == {"en-de/2": "ready", "en-de/1": "unloaded"}
+
+
+async def test_a_broken_new_version_takes_no_memory_from_the_one_that_serves(
+    tmp_path: Path, repository: Make, loader: Loader
+) -> None:
+    """There is not room for both: the old one used to leave before the new one was looked at."""
+    size = bundle_bytes(write_translator(tmp_path, version=1))
+    models = repository(max_bytes=size)
+    await models.rescan()
+    (write_translator(tmp_path, version=2) / "source.spm").write_bytes(b"half")
+    for _ in range(2):
+        await models.rescan()
+        assert states(models) == {"en-de/2": "failed", "en-de/1": "ready"}
+    assert loader.loaded == ["en-de/1"]
+
+
+async def test_looking_again_loads_nobody_for_those_who_name_a_version(
+    tmp_path: Path, repository: Make, loader: Loader
+) -> None:
+    for version in (1, 2):
+        write_translator(tmp_path, version=version)
+    models = repository(load_models="first-use")
+    await models.rescan()
+    await version_that_answers(models, "en-de/1")
+    await models.rescan()
+    assert states(models) == {"en-de/2": "unloaded", "en-de/1": "ready"}
+
+
+async def test_a_refused_replacement_brings_no_older_version_back(
+    tmp_path: Path, repository: Make, loader: Loader
+) -> None:
+    write_translator(tmp_path, version=1)
+    folder = write_translator(tmp_path, version=2)
+    models = repository()
+    await models.rescan()
+    (folder / "bundle.json").write_text("{}")
+    await models.rescan()
+    assert states(models) == {"en-de/2": "degraded", "en-de/1": "unloaded"}
+
+
+async def test_only_plain_integers_are_versions(tmp_path: Path, repository: Make) -> None:
+    """007 beside 7 used to replace each other for ever."""
+    write_translator(tmp_path, version=7)
+    shutil.copytree(tmp_path / "en-de" / "7", tmp_path / "en-de" / "007")
+    shutil.copytree(tmp_path / "en-de" / "7", tmp_path / "en-de" / "latest")
+    models = repository()
+    async with asyncio.timeout(30):
+        await models.rescan()
+    assert states(models) == {"en-de/7": "ready"}
+
+
+async def test_closing_ends_the_load_that_runs_and_begins_no_other(
+    tmp_path: Path, repository: Make, loader: Loader
+) -> None:
+    for name in "abc":
+        write_translator(tmp_path, name)
+    models = repository()
+    loader.may_load.clear()
+    rescan = asyncio.create_task(models.rescan())
+    while len(models.models) < 3:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(models.close())
+    await asyncio.sleep(0)
+    loader.may_load.set()
+    await asyncio.gather(closing, rescan)
+    assert len(loader.loaded) <= 1
+
+
+async def test_whoever_listens_hears_of_every_change(tmp_path: Path, loader: Loader) -> None:
+    write_translator(tmp_path)
+    heard: list[bool] = []
+    models = ModelRepository(
+        tmp_path,
+        factory=loader,
+        metrics=Metrics.create(),
+        load_models="first-use",
+        on_change=lambda: heard.append(models.serves("translation")),
+    )
+    await models.rescan()
+    loader.broken = {"en-de/1"}
+    with pytest.raises(ModelUnavailable):
+        await version_that_answers(models)
+    assert heard == [False]
 
 
 async def test_a_broken_new_version_is_refused_and_the_old_one_goes_on(
