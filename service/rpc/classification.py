@@ -9,9 +9,11 @@ from service.classification.engine import ClassificationEngine
 from service.repository import ModelRepository
 from service.rpc.conversion import (
     MAX_IMAGES,
+    TimeRemaining,
     check_count,
     classification_result_to_proto,
     classification_timing_to_proto,
+    no_deadline,
 )
 
 
@@ -27,22 +29,22 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         context: grpc.aio.ServicerContext[object, object],
     ) -> classification_pb2.ClassifyResponse:
         """Label every image of the request and answer when all are done."""
-        return await self.classify(request, deadline_seconds=context.time_remaining())
+        return await self.classify(request, time_remaining=context.time_remaining)
 
     async def classify(
         self,
         request: classification_pb2.ClassifyRequest,
         *,
-        deadline_seconds: float | None = None,
+        time_remaining: TimeRemaining = no_deadline,
     ) -> classification_pb2.ClassifyResponse:
-        """Classify, for gRPC and HTTP alike."""
+        """Classify, for gRPC and HTTP alike; the model may have to be loaded first."""
         check_count(len(request.images), MAX_IMAGES, "images")
         async with self._repository.classification(request.model) as found:
             engine = cast(ClassificationEngine, found)
             classification = await engine.classify(
                 [image.content for image in request.images],
                 request.top_k if request.HasField("top_k") else None,
-                deadline_seconds=deadline_seconds,
+                deadline_seconds=time_remaining(),
             )
             name, version = engine.model_name.rsplit("/", 1)
             return classification_pb2.ClassifyResponse(

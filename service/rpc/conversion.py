@@ -4,6 +4,7 @@ HTTP's JSON goes through the same messages, so nothing is converted twice.
 """
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import duration_pb2
@@ -68,6 +69,14 @@ _STATE = {
     ModelState.DEGRADED: model_pb2.MODEL_STATE_DEGRADED,
     ModelState.FAILED: model_pb2.MODEL_STATE_FAILED,
 }
+
+
+TimeRemaining = Callable[[], float | None]  # seconds to a call's deadline, or None
+
+
+def no_deadline() -> float | None:
+    """The call has as long as it takes."""
+    return None
 
 
 def check_count(num_items: int, limit: int, field: str) -> None:

@@ -12,8 +12,10 @@ from service.model import Engine
 from service.repository import ModelRepository
 from service.rpc.conversion import (
     MAX_CONTENTS,
+    TimeRemaining,
     check_count,
     decoding_overrides,
+    no_deadline,
     segmentation_from_proto,
     timing_to_proto,
     translation_result_to_proto,
@@ -77,7 +79,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         context: grpc.aio.ServicerContext[object, object],
     ) -> translation_pb2.TranslateResponse:
         """Translate every text and answer when all are done."""
-        return await self.translate(request, deadline_seconds=context.time_remaining())
+        return await self.translate(request, time_remaining=context.time_remaining)
 
     async def StreamTranslate(
         self,
@@ -101,13 +103,13 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         self,
         request: translation_pb2.TranslateRequest,
         *,
-        deadline_seconds: float | None = None,
+        time_remaining: TimeRemaining = no_deadline,
     ) -> translation_pb2.TranslateResponse:
-        """Translate, for gRPC and HTTP alike."""
+        """Translate, for gRPC and HTTP alike; the model may have to be loaded first."""
         async with self._engine(request) as engine:
             options, segmentation = _how(request, engine)
             translation = await engine.translate(
-                list(request.contents), options, segmentation, deadline_seconds=deadline_seconds
+                list(request.contents), options, segmentation, deadline_seconds=time_remaining()
             )
             name, version = engine.model_name.rsplit("/", 1)
             return translation_pb2.TranslateResponse(

@@ -6,6 +6,7 @@ else happens on the event loop, but for the decode workers' own threads.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as SequenceOf
@@ -163,7 +164,8 @@ class TranslationEngine:
         segmentation: Segmentation | None,
     ) -> list[PreparedText | AttendantError]:
         self._admit(0, None)  # a full queue refuses before it costs anything
-        arguments = (contents, options, segmentation or self._segmentation)
+        abandoned = threading.Event()
+        arguments = (contents, options, segmentation or self._segmentation, abandoned)
         try:
             if sum(map(len, contents)) <= INLINE_CHARACTERS:
                 return self._preparer.prepare(*arguments)
@@ -171,6 +173,8 @@ class TranslationEngine:
         except Overloaded:
             self._measures.rejected(Overloaded.reason)
             raise
+        finally:
+            abandoned.set()  # a thread cannot be cancelled, but it looks at this
 
     def _submit(
         self,

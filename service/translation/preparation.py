@@ -1,5 +1,6 @@
 """From a caller's text to the pieces that the model decodes, or to that text's error."""
 
+import threading
 import unicodedata
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -43,15 +44,21 @@ class TextPreparer:
     max_sequences: int  # of a call
 
     def prepare(
-        self, contents: SequenceOf[str], options: DecodingOptions, segmentation: Segmentation
+        self,
+        contents: SequenceOf[str],
+        options: DecodingOptions,
+        segmentation: Segmentation,
+        abandoned: threading.Event | None = None,
     ) -> list[PreparedText | AttendantError]:
-        """Every text, or what is wrong with it.
+        """Every text, or what is wrong with it; it ends early once nobody waits for it.
 
         Raises Overloaded as soon as the call has more sequences than could ever wait.
         """
         prepared: list[PreparedText | AttendantError] = []
         num_sequences = 0
         for text in contents:
+            if abandoned is not None and abandoned.is_set():
+                break
             one = self._prepare_one(text, options, segmentation)
             prepared.append(one)
             num_sequences += one.num_sequences if isinstance(one, PreparedText) else 0
@@ -89,6 +96,10 @@ class TextPreparer:
         )
         source_ids = tuple(ids if len(ids := encode(p)) > 1 else () for p in segments.pieces)
         prepared = PreparedText(segments, source_ids)
+        if prepared.num_sequences > self.max_sequences:
+            return TextTooLong(
+                f"text has {prepared.num_sequences} sequences, the queue takes {self.max_sequences}"
+            )
         if options.num_hypotheses > 1 and prepared.num_sequences > 1:
             return InvalidOption(
                 f"num_hypotheses is {options.num_hypotheses}, but the text is decoded as "
@@ -102,4 +113,4 @@ def _is_invisible(piece: str) -> bool:
 
     To some tokenizers a NUL is an unknown word, and the model makes up a sentence about it.
     """
-    return all(unicodedata.category(character) in _INVISIBLE for character in piece)
+    return all(unicodedata.category(character) in _INVISIBLE for character in set(piece))

@@ -70,9 +70,9 @@ async def running(models: Path, *flags: str) -> AsyncIterator[tuple[Running, grp
         await process.communicate()
 
 
-def translate(channel: grpc.aio.Channel, text: str) -> Any:
+def translate(channel: grpc.aio.Channel, text: str, model: str = "") -> Any:
     stub: Any = translation_pb2_grpc.TranslationServiceStub(channel)
-    return stub.Translate(translation_pb2.TranslateRequest(contents=[text]))
+    return stub.Translate(translation_pb2.TranslateRequest(contents=[text], model=model))
 
 
 async def start_waiting(channel: grpc.aio.Channel) -> Any:
@@ -173,3 +173,21 @@ async def test_a_taken_port_is_an_error_that_says_so(models: Path) -> None:
         assert process.returncode == 1
         assert f"cannot listen on 127.0.0.1:{port}" in stderr.decode()
         assert "settings: {" in stderr.decode()
+
+
+async def test_polling_finds_a_new_version_and_the_settings_decide_who_is_loaded(
+    tmp_path: Path,
+) -> None:
+    size = sum(path.stat().st_size for path in (write_translator(tmp_path, "a") / "fp32").iterdir())
+    write_translator(tmp_path, "b")
+    flags = ("--poll-models-seconds", "0.05", "--default-models", "b")
+    memory = ("--load-models", "first-use", "--model-memory", str(size))
+    async with running(tmp_path, *flags, *memory) as (server, channel):
+        assert not any("is ready: " in line["message"] for line in server.lines)
+        assert (await translate(channel, "x")).model == "b"
+        write_translator(tmp_path, "b", version=2)
+        await server.logged("model b/2 is ready")
+        response = await translate(channel, "x")
+        assert (response.model, response.model_version) == ("b", "2")
+        await translate(channel, "x", model="a")
+        await server.logged("model b/2 is unloaded")

@@ -192,9 +192,9 @@ async def test_a_full_queue_refuses_a_call_whole_and_says_when_to_come_back(
         assert refused.value.retry_after_seconds is not None
         assert rig.reading("requests_waiting") == 2
         with pytest.raises(
-            Overloaded, match="the first 1 of 1 texts have 4 sequences, the queue takes 3"
+            Overloaded, match="the first 2 of 2 texts have 4 sequences, the queue takes 3"
         ) as never:
-            await rig.engine.translate(["One. Two. Three. Four."], GREEDY)
+            await rig.engine.translate(["One. Two.", "Three. Four."], GREEDY)
         assert never.value.retry_after_seconds is None
         gate.open()
         assert await running == "Yes."

@@ -1,6 +1,8 @@
 """From a text to pieces and back: nothing is lost, and the time is linear."""
 
 import random
+import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -161,3 +163,23 @@ def test_a_tokenizer_of_another_size_than_the_model_is_refused(bundle: Bundle) -
     for wrong in (vocab_size - 1, vocab_size + 1):
         with pytest.raises(BundleError, match=f"expected tokenizers of {wrong} pieces"):
             tokenizer.check(wrong)
+
+
+def test_a_text_of_more_sequences_than_the_queue_takes_is_that_texts_error(
+    preparer: TextPreparer,
+) -> None:
+    too_many, fine = replace(preparer, max_sequences=8).prepare(
+        ["a\t" * 9, "A dog runs."], DecodingOptions(), Segmentation.SENTENCES
+    )
+    assert isinstance(too_many, TextTooLong)
+    assert too_many.message == "text has 9 sequences, the queue takes 8"
+    assert isinstance(fine, PreparedText)
+
+
+def test_a_preparation_that_nobody_waits_for_any_more_ends_before_the_next_text(
+    preparer: TextPreparer,
+) -> None:
+    abandoned = threading.Event()
+    abandoned.set()
+    texts = ["A dog runs."] * 3
+    assert not preparer.prepare(texts, DecodingOptions(), Segmentation.SENTENCES, abandoned)

@@ -189,11 +189,13 @@ async def test_what_is_wrong_with_a_call_fails_it_and_nobody_else(
 
 async def test_a_megabyte_of_one_word_stalls_nobody(callers: Callers, company: Company) -> None:
     """It is more than the queue takes, as its message says; until then others are answered."""
+    options = DecodingOptions(beam_size=1, max_target_tokens=1)
     async with company():
-        word = texts("x" * MAX_TEXT_BYTES, options={"beam_size": 1, "max_target_tokens": 1})
-        failure = await answered_meanwhile(callers, refusal(callers["grpc"].translate(word)))
-    assert failure == Failure("RESOURCE_EXHAUSTED", "QUEUE_FULL")
-    assert re.search(r"1 of 1 texts have \d{4,} sequences, the queue takes 4096", failure.message)
+        call = callers["grpc"].translate(texts("x" * MAX_TEXT_BYTES, "A dog.", options=options))
+        long, fine = (await answered_meanwhile(callers, call)).results
+    assert failure_of(long.status) == Failure("INVALID_ARGUMENT", "TEXT_TOO_LONG", "contents[0]")
+    assert re.search(r"text has \d{4,} sequences, the queue takes 4096", long.status.message)
+    assert fine.hypotheses
 
 
 async def test_a_hundred_thousand_words_are_all_translated(callers: Callers) -> None:
