@@ -125,7 +125,17 @@ class ModelRepository:
                 await self._load_newest(versions)
             for model in self._models.values():
                 model.is_new = False
+            if not self._scanned:
+                self._warn_of_unknown_defaults()
             self._scanned = True
+
+    def _warn_of_unknown_defaults(self) -> None:
+        known = {name for model in self.models for name in (model.name, model.full_name)}
+        if unknown := [name for name in self._default_models if name not in known]:
+            logger.warning(
+                "default_models: no model %s; there are: %s",
+                *(", ".join(unknown), names(self.models)),
+            )
 
     async def close(self) -> None:
         """Stop every engine, after the one that is being made; no other is begun."""

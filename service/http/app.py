@@ -212,6 +212,8 @@ def _check_parameters(request: web.Request, known: Sequence[str]) -> None:
         raise InvalidArgument(
             f"unknown parameters {', '.join(unknown)}, expected {', '.join(known) or 'none'}"
         )
+    if repeated := [name for name in known if len(request.query.getall(name, [])) > 1]:
+        raise InvalidArgument(f"parameters {', '.join(repeated)} are given more than once")
 
 
 def _classify_request(request: web.Request, body: bytes) -> ClassifyRequest:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from aiohttp import web
 from google.protobuf import json_format
 
-from service.errors import AttendantError
+from service.errors import AttendantError, InvalidArgument, NotFound
 from service.rpc.status import to_status
 
 _HTTP_CODES: Final = {
@@ -20,7 +20,8 @@ _HTTP_CODES: Final = {
 _HTTP_CODES_OF_REASONS: Final = {"MESSAGE_TOO_LARGE": 413}
 
 # What aiohttp itself refuses.
-_STATUS_NAMES: Final = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
+_ERRORS: Final = {404: NotFound}
+_STATUS_NAMES: Final = {405: "UNIMPLEMENTED"}
 
 
 def error_response(error: AttendantError) -> web.Response:
@@ -36,9 +37,11 @@ def error_response(error: AttendantError) -> web.Response:
 
 def response_of_http_exception(error: web.HTTPException) -> web.Response:
     """The response to what is wrong as HTTP: path, method."""
-    name = _STATUS_NAMES.get(error.status, "INVALID_ARGUMENT")
+    known = _ERRORS.get(error.status, InvalidArgument)(error.text or error.reason)
+    details = json_format.MessageToDict(to_status(known), preserving_proto_field_name=True)
+    name = _STATUS_NAMES.get(error.status, known.status)
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-    return _response(error.status, name, error.text or error.reason, [], headers)
+    return _response(error.status, name, known.message, details["details"], headers)
 
 
 def _response(

@@ -69,7 +69,9 @@ async def test_a_classification_is_the_same_as_by_grpc_as_json_and_as_a_raw_imag
         ("/v1/translate", '{"contents": ["x"], "model": "m"}', 404, "NOT_FOUND"),
         ("/v1/translate", '{"contents": ["BUG"]}', 500, "INTERNAL"),
         ("/v1/classify?top_k=x", '{"images": []}', 400, "INVALID_ARGUMENT"),
+        ("/v1/classify?top_k=1&top_k=2", "x", 400, "INVALID_ARGUMENT"),
         ("/v1/nothing", "{}", 404, "NOT_FOUND"),
+        ("/healthz", "{}", 405, "UNIMPLEMENTED"),
     ],
 )
 async def test_errors_are_json_with_the_right_code(
@@ -80,6 +82,7 @@ async def test_errors_are_json_with_the_right_code(
         assert response.status == error["code"] == code
         assert error["status"] == status
         assert error["message"]
+        assert error["details"][0]["domain"] == "attendant"
         assert "secret" not in await response.text()
         assert response.headers["x-request-id"] == "r1"
 

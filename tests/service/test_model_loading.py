@@ -150,7 +150,8 @@ async def test_the_least_recently_used_model_leaves_when_memory_is_full(
     assert await version_that_answers(models, "b") == "b/1"
     assert states(models)["a/1"] == "unloaded"
     await models.rescan()
-    assert loader.loaded == ["a/1", "b/1", "c/1", "b/1"], "looking again loads nobody"
+    assert sorted(loader.loaded[:2]) == ["a/1", "b/1"]
+    assert loader.loaded[2:] == ["c/1", "b/1"], "looking again loads nobody"
 
 
 async def test_a_model_leaves_only_after_its_last_call(
