@@ -24,6 +24,7 @@ from tests.translation.fakes import Bench, make_sequence
 
 TIE = 1e-5
 SCORE_ERROR = 1e-4
+RELATIVE_ERROR = 5e-6  # a negative length penalty multiplies the sum of float32 log-probabilities
 NUM_PLAIN, NUM_VARIED = 200, 40
 BATCH_SIZE = 40
 EARLY_STOPPING = {
@@ -159,7 +160,7 @@ def compare(parity: Parity, options: DecodingOptions, count: int, tally: Tally) 
                 tally.ties.append(f"{index} {options}: {found.token_ids} {ids} {scores}")
                 assert abs(scores[0] - scores[1]) < TIE, tally.ties[-1]
             elif score is not None:
-                assert found.score == pytest.approx(score, abs=SCORE_ERROR, rel=1e-6)
+                assert found.score == pytest.approx(score, abs=SCORE_ERROR, rel=RELATIVE_ERROR)
             elif not options.has_processors:
                 exact = parity.exact_score(source, ids, options.length_penalty)
                 assert found.score == pytest.approx(exact, abs=SCORE_ERROR)
