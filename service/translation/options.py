@@ -50,11 +50,9 @@ class DecodingOptions:
     return_scores: bool = False
 
     @property
-    def has_processors(self) -> bool:
-        """Whether anything but the model itself decides what comes next."""
-        return bool(
-            self.min_target_tokens or self.no_repeat_ngram_size or self.repetition_penalty != 1.0
-        )
+    def changes_scores(self) -> bool:
+        """Whether what a sequence has so far changes the scores of what comes next."""
+        return bool(self.no_repeat_ngram_size or self.repetition_penalty != 1.0)
 
 
 @dataclass(frozen=True, slots=True)

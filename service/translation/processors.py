@@ -39,9 +39,12 @@ class TokenRules:
 
 
 def needs_processing(options: DecodingOptions, rules: TokenRules, length: int) -> bool:
-    """Whether `process` would change anything when token number `length` (from 1) is chosen."""
+    """Whether token number `length` (from 1) is chosen from scores that `process` has to change.
+
+    Not for a minimum length alone, nor for suppressed tokens: a search leaves those tokens out.
+    """
     return (
-        options.has_processors
+        options.changes_scores
         or (rules.forced_bos is not None and length == 1)
         or (rules.forced_eos is not None and length == options.max_target_tokens)
     )

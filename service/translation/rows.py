@@ -30,6 +30,7 @@ class RowTable:
         self.lengths = np.zeros(capacity, np.int32)  # (R,) tokens in the self-attention cache
         self.scores = np.zeros(capacity, np.float32)  # (R,) summed log-probabilities
         self.limits = np.ones(capacity, np.int32)  # (R,) the most target tokens it may have
+        self.minimums = np.zeros(capacity, np.int32)  # (R,) and the fewest before it may end
         # (R, T + 1): the start token, then the target so far: `history[row, :lengths[row] + 1]`.
         self.history = np.zeros((capacity, max_target_tokens + 1), np.int64)
         self.owners: list[Sequence | None] = [None] * capacity
@@ -50,6 +51,7 @@ class RowTable:
         self.history[rows, 0] = start_token_id
         self.lengths[rows] = 0
         self.limits[rows] = sequence.options.max_target_tokens
+        self.minimums[rows] = sequence.options.min_target_tokens
         self.scores[rows] = -np.inf
         self.scores[rows[0]] = 0.0
 
@@ -74,5 +76,5 @@ class RowTable:
         self.owners[target], self.owners[source] = owner, None
         length = self.lengths[source] + 1
         self.history[target, :length] = self.history[source, :length]
-        for array in (self.tokens, self.lengths, self.scores, self.limits):
+        for array in (self.tokens, self.lengths, self.scores, self.limits, self.minimums):
             array[target] = array[source]

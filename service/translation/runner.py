@@ -13,6 +13,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,17 @@ from numpy.typing import NDArray
 from service.bundle import Bundle, GraphName, TranslationCard, expected_tensors
 from service.runtime import Device, check_tensors, open_session
 from service.translation.rows import RowTable
+from service.translation.selection import Floats, Ints
 from service.translation.sequence import Sequence
 
 # Sources are padded to a multiple of this and encoded with others of that padded length: little
 # padding, and few encoder runs. The padding changes no bit of a row (tests hold that).
 SOURCE_BUCKET = 8
+
+SELECTION_GRAPH = Path(__file__).parent / "selection.onnx"
+SELECTION_ELEMENTS = 1 << 19  # logits a run of the selection; measured, 2 MiB of them
+BLOCK_WIDTHS = range(16, 513)
+BEST_BLOCK_WIDTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class Graphs:
 
     encoder: onnxruntime.InferenceSession
     decoder: onnxruntime.InferenceSession
+    selection: "Selection"
     card: TranslationCard
 
     @classmethod
@@ -49,7 +57,30 @@ class Graphs:
             check_tensors(opened, inputs=tensors.inputs, outputs=tensors.outputs, graph=str(path))
             return opened
 
-        return cls(session("encoder"), session("decoder"), bundle.translation)
+        card = bundle.translation
+        selection = Selection(card.architecture.vocab_size, device)
+        return cls(session("encoder"), session("decoder"), selection, card)
+
+
+class Selection:
+    """The graph that chooses tokens from logits; `export.graphs.selection` says how."""
+
+    def __init__(self, vocab_size: int, device: Device) -> None:
+        self._session = open_session(SELECTION_GRAPH, device=device, threads=1)
+        self._shape = np.array([0, -1, _block_width(vocab_size)], np.int64)
+        # As many rows a run as leave what lies between its operators in a core's cache.
+        self._rows_a_run = max(1, SELECTION_ELEMENTS // vocab_size)
+
+    def best_tokens(self, logits: Floats, count: int) -> tuple[Floats, Ints]:
+        """Logits (R, V) -> the largest log-probabilities, best first, and tokens (R, count)."""
+        values = np.empty((len(logits), count), np.float32)
+        tokens = np.empty((len(logits), count), np.int64)
+        feeds = {"count": np.array([count], np.int64), "blocks": self._shape}
+        for start in range(0, len(logits), self._rows_a_run):
+            rows = slice(start, start + self._rows_a_run)
+            found = self._session.run(None, {"logits": logits[rows], **feeds})
+            values[rows], tokens[rows] = found
+        return values, tokens
 
 
 class Runner:
@@ -82,7 +113,7 @@ class Runner:
             padding += padded * len(members) - sum(len(one.source_ids) for one in members)
         return padding
 
-    def step(self) -> NDArray[np.float32]:
+    def step(self) -> Floats:
         """One decode step over all running rows: their logits (R, V), valid until the next."""
         num_rows = self.table.num_rows
         binding = self._bindings.get(num_rows)
@@ -91,16 +122,31 @@ class Runner:
         self._graphs.decoder.run_with_iobinding(binding)
         return self._logits[:num_rows]
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Let `target` have seen the first `length` target tokens of `source`."""
-        self._self_cache[:, target, :, :length] = self._self_cache[:, source, :, :length]
+    def best_tokens(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
+        """The `count` largest log-probabilities of each of these rows, best first, and their
+        tokens, by the logits as they are now: twice (len(rows), count).
+        """
+        if 2 * len(rows) < self.table.num_rows:
+            return self._graphs.selection.best_tokens(self._logits[rows], count)
+        values, tokens = self._graphs.selection.best_tokens(
+            self._logits[: self.table.num_rows], count
+        )
+        return values[rows], tokens[rows]
+
+    def copy_rows(self, sources: Ints, targets: Ints, lengths: Ints) -> None:
+        """Let each target have seen the first `length` target tokens of its source."""
+        for row in zip(sources.tolist(), targets.tolist(), lengths.tolist(), strict=True):
+            self._copy_row(*row)
 
     def move_row(self, source: int, target: int) -> None:
         """Everything kept for `source` is kept for `target` from now on."""
-        self.copy_row(source, target, int(self.table.lengths[source]))
+        self._copy_row(source, target, int(self.table.lengths[source]))
         last = self._last_source_positions[source]
         self._last_source_positions[target] = last
         self._cross_cache[:, target, :, : last + 1] = self._cross_cache[:, source, :, : last + 1]
+
+    def _copy_row(self, source: int, target: int, length: int) -> None:
+        self._self_cache[:, target, :, :length] = self._self_cache[:, source, :, :length]
 
     def _padded_length(self, sequence: Sequence) -> int:
         buckets = -(-len(sequence.source_ids) // SOURCE_BUCKET)
@@ -169,6 +215,15 @@ def _cache(layers: int, rows: int, length: int, heads: int, size: int) -> NDArra
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, np.float32).reshape(shape)
+
+
+def _block_width(vocab_size: int) -> int:
+    """The width of the blocks that the selection looks for maxima in: it has to divide V.
+
+    A vocabulary that has no such divisor is one block: right, and slower.
+    """
+    fitting = [width for width in BLOCK_WIDTHS if vocab_size % width == 0]
+    return min(fitting, key=lambda width: abs(width - BEST_BLOCK_WIDTH), default=vocab_size)
 
 
 def _cache_names(prefix: str, side: str, card: TranslationCard) -> list[str]:

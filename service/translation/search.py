@@ -5,10 +5,10 @@ searches advance all their sequences at once; neither knows the model, text, or 
 Letters: N sequences, K beams, R rows, C candidates a row, V vocabulary.
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,17 +17,10 @@ from numpy.typing import NDArray
 from service.translation.options import DecodingOptions, EarlyStopping, FinishReason
 from service.translation.processors import TokenRules, needs_processing, process
 from service.translation.rows import RowTable
+from service.translation.selection import Floats, Ints, log_sum_exp, top_tokens
 from service.translation.sequence import ScoredTokens, Sequence
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-
-
-class CacheCopier(Protocol):
-    """Whoever keeps the self-attention caches of the rows."""
-
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Let `target` have seen the first `length` target tokens of `source`."""
+Bools = NDArray[np.bool_]
 
 
 class Candidate(NamedTuple):
@@ -38,12 +31,50 @@ class Candidate(NamedTuple):
     token_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Continuations of N sequences, best first: three arrays (N, ...) of one shape."""
+
+    scores: Floats
+    beams: Ints  # 0 to K - 1; -1: none
+    tokens: Ints
+
+    def of(self, indices: list[int]) -> "Candidates":
+        """Those of some of the sequences."""
+        return Candidates(self.scores[indices], self.beams[indices], self.tokens[indices])
+
+    def row(self, index: int) -> list[Candidate]:
+        """Those of one sequence."""
+        beams, tokens = self.beams[index].tolist(), self.tokens[index].tolist()
+        return list(map(Candidate, self.scores[index], beams, tokens))
+
+    def taken(self, ranks: Ints) -> "Candidates":
+        """Those at these ranks (N, K); at -1 a beam that is dead."""
+        none, ranks = ranks < 0, np.maximum(ranks, 0)
+        return Candidates(
+            np.where(none, -np.inf, np.take_along_axis(self.scores, ranks, axis=1)),
+            np.where(none, -1, np.take_along_axis(self.beams, ranks, axis=1)),
+            np.take_along_axis(self.tokens, ranks, axis=1),
+        )
+
+
+class StepOutput(Protocol):
+    """Whoever made the logits and keeps the self-attention caches of the rows."""
+
+    def best_tokens(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
+        """The `count` largest log-probabilities of each of these rows, best first, and their
+        tokens: twice (len(rows), count), by the logits as they are now."""
+
+    def copy_rows(self, sources: Ints, targets: Ints, lengths: Ints) -> None:
+        """Let each target have seen the first `length` target tokens of its source."""
+
+
 class Search:
     """Both searches over the rows of one table."""
 
-    def __init__(self, table: RowTable, rules: TokenRules, caches: CacheCopier) -> None:
+    def __init__(self, table: RowTable, rules: TokenRules, output: StepOutput) -> None:
         self._greedy = GreedySearch(table, rules)
-        self._beam = BeamSearch(table, rules, caches)
+        self._beam = BeamSearch(table, rules, output)
         self._table = table
 
     def advance(self, sequences: SequenceOf[Sequence], logits: Floats) -> None:
@@ -51,15 +82,12 @@ class Search:
 
         Sequences that are done afterwards have `is_done` set and all their hypotheses.
         """
-        greedy = [sequence for sequence in sequences if sequence.beam_size == 1]
-        if greedy:
-            self._greedy.advance(greedy, logits)
-        beams: defaultdict[int, list[Sequence]] = defaultdict(list)
+        widths: defaultdict[int, list[Sequence]] = defaultdict(list)
         for sequence in sequences:
-            if sequence.beam_size > 1:
-                beams[sequence.beam_size].append(sequence)
-        for group in beams.values():
-            self._beam.advance(group, logits)
+            widths[sequence.beam_size].append(sequence)
+        for beam_size, group in widths.items():
+            search = self._greedy if beam_size == 1 else self._beam
+            search.advance(group, logits)
 
     def stable_tokens(self, sequence: Sequence) -> list[int]:
         """The target tokens of an unfinished sequence that no further step can change."""
@@ -89,9 +117,7 @@ class GreedySearch:
         """Give each of the N sequences one more token."""
         table = self._table
         rows = np.array([sequence.rows[0] for sequence in sequences])  # (N,)
-        _process_rows(_with_history(sequences, table), logits, self._rules)
-        if self._rules.suppressed:
-            logits[rows[:, None], list(self._rules.suppressed)] = -np.inf
+        self._apply_rules(sequences, rows, logits)
         everyone = len(rows) == len(logits)
         tokens = logits.argmax(axis=1)[rows] if everyone else logits[rows].argmax(axis=1)  # (N,)
         stuck = logits[rows, tokens] == -np.inf
@@ -107,6 +133,16 @@ class GreedySearch:
         ended = (tokens == self._rules.eos) | (table.lengths[rows] >= table.limits[rows])
         for index in np.flatnonzero(ended).tolist():
             self._finish(sequences[index])
+
+    def _apply_rules(self, sequences: SequenceOf[Sequence], rows: Ints, logits: Floats) -> None:
+        table, rules = self._table, self._rules
+        too_short = table.lengths[rows] < table.minimums[rows]
+        if too_short.any():
+            logits[rows[too_short], rules.eos] = -np.inf
+        for row, history, sequence in _with_rules(sequences, table, rules):
+            process(logits[row], history, sequence.options, rules)
+        if rules.suppressed:
+            logits[rows[:, None], list(rules.suppressed)] = -np.inf
 
     def _add_scores(self, sequences: SequenceOf[Sequence], tokens: Ints, logits: Floats) -> None:
         wanted = [n for n, sequence in enumerate(sequences) if sequence.options.return_scores]
@@ -129,77 +165,122 @@ class GreedySearch:
 class BeamSearch:
     """The best K continuations of K beams; rules act on log-probabilities."""
 
-    def __init__(self, table: RowTable, rules: TokenRules, caches: CacheCopier) -> None:
+    def __init__(self, table: RowTable, rules: TokenRules, output: StepOutput) -> None:
         self._table = table
         self._rules = rules
-        self._caches = caches
+        self._output = output
 
     def advance(self, sequences: SequenceOf[Sequence], logits: Floats) -> None:
         """Give each beam of the N sequences, all of one beam size K, one more token."""
-        beam_size = sequences[0].beam_size
         rows = np.array([sequence.rows for sequence in sequences])  # (N, K)
+        candidates = self._candidates(sequences, rows, logits)
+        chosen = self._choose(sequences, rows, candidates)  # (N, K)
+        self._table.lengths[rows] += 1  # of sequences that are done too: their tokens are counted
+        going_on = [n for n, sequence in enumerate(sequences) if not sequence.is_done]
+        if len(going_on) < len(sequences):
+            sequences = [sequences[n] for n in going_on]
+            rows, chosen = rows[going_on], chosen[going_on]
+            candidates = candidates.of(going_on)
+        self._continue(sequences, rows, candidates.taken(chosen))
+
+    def _candidates(
+        self, sequences: SequenceOf[Sequence], rows: Ints, logits: Floats
+    ) -> "Candidates":
+        """The best 2K continuations of each: even if the best K all end, K others remain."""
+        num_sequences, beam_size = rows.shape
         scores, tokens = self._continuations(sequences, rows.ravel(), logits)  # (N * K, C)
         width = scores.shape[1]
-        scores = scores.reshape(len(sequences), -1)  # (N, K * C)
-        tokens = tokens.reshape(len(sequences), -1)  # (N, K * C)
-        # Twice as many as beams: even if the best K all end, K others remain.
+        scores = scores.reshape(num_sequences, -1)  # (N * K, C) -> (N, K * C)
+        tokens = tokens.reshape(num_sequences, -1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, : 2 * beam_size]  # (N, 2K)
-        best = zip(
-            np.take_along_axis(scores, order, axis=1),
-            (order // width).tolist(),
-            np.take_along_axis(tokens, order, axis=1).tolist(),
-            strict=True,
+        return Candidates(
+            scores=np.take_along_axis(scores, order, axis=1),
+            beams=order // width,
+            tokens=np.take_along_axis(tokens, order, axis=1),
         )
-        lengths = (self._table.lengths[rows[:, 0]] + 1).tolist()  # targets with this token
-        children: list[tuple[int, Candidate]] = []
-        for sequence, length, found in zip(sequences, lengths, best, strict=True):
-            candidates = map(Candidate, *found)
-            children += self._advance_one(sequence, length, candidates)
-        self._write(children, rows)
 
     def _continuations(
         self, sequences: SequenceOf[Sequence], rows: Ints, logits: Floats
     ) -> tuple[Floats, Ints]:
         """Accumulated scores and tokens (N * K, C) of the best continuations of every beam."""
         table, rules = self._table, self._rules
-        in_order = len(rows) == len(logits) and bool((rows == np.arange(len(rows))).all())
-        chosen = logits if in_order else logits[rows]  # (N * K, V)
-        log_sums = log_sum_exp(chosen)  # (N * K,)
-        beam_size = sequences[0].beam_size
+        changed = list(self._changed_scores(sequences, rows, logits))
+        too_short = table.lengths[rows] < table.minimums[rows]  # (N * K,)
+        if rules.renormalize:  # what may be chosen has all of the probability
+            logits[rows[too_short], rules.eos] = -np.inf
+            logits[rows[:, None], list(rules.suppressed)] = -np.inf
+        count = self._num_needed(sequences[0].beam_size, logits.shape[1])
+        values, tokens = self._output.best_tokens(rows, count)  # (N * K, C)
+        values[too_short[:, None] & (tokens == rules.eos)] = -np.inf
+        values[np.isin(tokens, rules.suppressed)] = -np.inf
+        for index, scores in changed:
+            values[index], tokens[index] = top_tokens(scores[None], count)
+        return values + table.scores[rows][:, None], tokens
+
+    def _num_needed(self, beam_size: int, vocab_size: int) -> int:
+        """So many of a row's best tokens that 2K of them are allowed, whichever rules forbid."""
+        forbidden = 1 + len(self._rules.suppressed)  # the end token may be too early
+        return min(2 * beam_size + forbidden, vocab_size)
+
+    def _changed_scores(
+        self, sequences: SequenceOf[Sequence], rows: Ints, logits: Floats
+    ) -> Iterator[tuple[int, Floats]]:
+        """The beams, of N * K, whose log-probabilities rules change, and what they become (V,)."""
+        beam_size, rules = sequences[0].beam_size, self._rules
         for n, sequence in enumerate(sequences):
-            length = int(table.lengths[sequence.rows[0]]) + 1
+            length = int(self._table.lengths[sequence.rows[0]]) + 1
             if needs_processing(sequence.options, rules, length):
                 for index in range(n * beam_size, (n + 1) * beam_size):
-                    chosen[index] -= log_sums[index]
-                    log_sums[index] = 0.0
-                    process(
-                        chosen[index], table.history[rows[index], :length], sequence.options, rules
-                    )
-        if rules.suppressed:
-            chosen[:, list(rules.suppressed)] = -np.inf
-        if rules.renormalize:
-            log_sums = log_sum_exp(chosen)
-        values, tokens = top_tokens(chosen, min(2 * beam_size, chosen.shape[1]))
-        return values - log_sums[:, None] + table.scores[rows][:, None], tokens
+                    history = self._table.history[rows[index], :length]
+                    yield index, self._process(logits[rows[index]], history, sequence.options)
+
+    def _process(self, logits: Floats, history: Ints, options: DecodingOptions) -> Floats:
+        """Log-probabilities after all rules, (V,), of one beam's logits (V,)."""
+        scores: Floats = logits - log_sum_exp(logits[None])
+        process(scores, history, options, self._rules)
+        if self._rules.suppressed:
+            scores[list(self._rules.suppressed)] = -np.inf
+        if self._rules.renormalize:
+            scores -= log_sum_exp(scores[None])
+        return scores
+
+    def _choose(
+        self, sequences: SequenceOf[Sequence], rows: Ints, candidates: "Candidates"
+    ) -> Ints:
+        """Which candidates become the K beams, (N, K), -1: none; what ends, finishes."""
+        beam_size = rows.shape[1]
+        table = self._table
+        lengths = table.lengths[rows[:, 0]] + 1  # (N,) of targets with this token
+        first = candidates.tokens[:, :beam_size], candidates.scores[:, :beam_size]
+        ends = (first[0] == self._rules.eos) | (first[1] == -np.inf)
+        eventful = ends.any(axis=1) | (lengths >= table.limits[rows[:, 0]])  # (N,)
+        chosen = np.tile(np.arange(beam_size), (len(sequences), 1))  # mostly just the best K
+        for n, sequence in enumerate(sequences):
+            if eventful[n] or len(sequence.finished) == beam_size:
+                ranks = self._advance_one(sequence, int(lengths[n]), candidates.row(n))
+                chosen[n] = [*ranks, *[-1] * (beam_size - len(ranks))]
+        return chosen
 
     def _advance_one(
-        self, sequence: Sequence, length: int, candidates: Iterable[Candidate]
-    ) -> list[tuple[int, Candidate]]:
-        """Finish and continue beams of one sequence; returns the row of each that goes on."""
+        self, sequence: Sequence, length: int, candidates: SequenceOf[Candidate]
+    ) -> list[int]:
+        """Finish beams of one sequence; returns the ranks of the candidates that go on."""
         at_limit = length >= sequence.options.max_target_tokens
-        children: list[Candidate] = []
+        going_on: list[int] = []
         for rank, candidate in enumerate(candidates):
             if candidate.score == -np.inf:
                 break
             if at_limit or candidate.token_id == self._rules.eos:
                 if rank < sequence.beam_size:
                     self._finish(sequence, candidate, length)
-            elif len(children) < sequence.beam_size:
-                children.append(candidate)
-        if not children and not sequence.finished:
+            elif len(going_on) < sequence.beam_size:
+                going_on.append(rank)
+        if not going_on and not sequence.finished:
             _give_up(sequence, self._table)
-        sequence.is_done = not children or _cannot_improve(sequence, children[0].score, length)
-        return [] if sequence.is_done else self._inherit(sequence, children, length)
+        sequence.is_done = not going_on or _cannot_improve(
+            sequence, candidates[going_on[0]].score, length
+        )
+        return going_on
 
     def _finish(self, sequence: Sequence, candidate: Candidate, length: int) -> None:
         row = sequence.rows[candidate.beam]
@@ -209,51 +290,49 @@ class BeamSearch:
         reason = FinishReason.EOS if is_end else FinishReason.LENGTH
         sequence.add_finished(ScoredTokens(score, token_ids, reason))
 
-    def _inherit(
-        self, sequence: Sequence, children: SequenceOf[Candidate], length: int
-    ) -> list[tuple[int, Candidate]]:
-        """The best child of a beam keeps its row; further ones are copied into dead beams' rows."""
-        rows = sequence.rows
-        heirs = {child.beam: child for child in reversed(children)}  # the best child comes last
-        free = [row for beam, row in enumerate(rows) if beam not in heirs]
-        placed: list[tuple[int, Candidate]] = []
-        for child in children:
-            row = rows[child.beam]
-            if heirs[child.beam] is not child:
-                parent, row = row, free.pop()
-                self._caches.copy_row(parent, row, length)
-                self._table.history[row, :length] = self._table.history[parent, :length]
-            placed.append((row, child))
-        sequence.rows = [row for row, _ in placed] + free  # best first; `free` ones are dead
-        return placed
-
-    def _write(self, children: SequenceOf[tuple[int, Candidate]], rows: Ints) -> None:
+    def _continue(
+        self, sequences: SequenceOf[Sequence], rows: Ints, children: "Candidates"
+    ) -> None:
+        """Give the children (N, K) their rows, and write their tokens."""
         table = self._table
-        flat = rows.ravel()
-        table.lengths[flat] += 1
-        table.scores[flat] = -np.inf
-        if children:
-            alive = [row for row, _ in children]
-            tokens = [child.token_id for _, child in children]
-            table.scores[alive] = [child.score for _, child in children]
-            table.tokens[alive, 0] = tokens
-            table.history[alive, table.lengths[alive]] = tokens
+        rows = self._inherit(rows, children.beams)
+        table.scores[rows] = children.scores
+        table.tokens[rows, 0] = children.tokens
+        table.history[rows, table.lengths[rows]] = children.tokens
+        for sequence, own in zip(sequences, rows.tolist(), strict=True):
+            sequence.rows = own
+
+    def _inherit(self, rows: Ints, parents: Ints) -> Ints:
+        """The best child of a beam keeps its row; further ones are copied into dead beams' rows.
+
+        rows (N, K) of the beams, parents (N, K) of the children, -1 for none -> rows (N, K).
+        """
+        beam_size = rows.shape[1]
+        same = parents[:, :, None] == parents[:, None, :]  # (N, K, K)
+        has_better_sibling = (same & np.tri(beam_size, k=-1, dtype=bool)).any(axis=2)
+        moved = has_better_sibling | (parents < 0)  # (N, K): as many as beams without a child
+        dead = ~(parents[:, :, None] == np.arange(beam_size)).any(axis=1)
+        inherited = np.take_along_axis(rows, np.maximum(parents, 0), axis=1)
+        copied = parents[moved] >= 0
+        sources, targets = inherited[moved][copied], rows[dead][copied]
+        if len(sources):
+            lengths = self._table.lengths[sources]  # with the token that this step cached
+            self._output.copy_rows(sources, targets, lengths)
+            longest = int(lengths.max())
+            self._table.history[targets, :longest] = self._table.history[sources, :longest]
+        inherited[moved] = rows[dead]
+        return inherited
 
 
-def _with_history(
-    sequences: SequenceOf[Sequence], table: RowTable
-) -> Iterable[tuple[int, Sequence, Ints]]:
+def _with_rules(
+    sequences: SequenceOf[Sequence], table: RowTable, rules: TokenRules
+) -> Iterator[tuple[int, Ints, Sequence]]:
+    """The greedy sequences that rules change now: row, start token and target so far."""
     for sequence in sequences:
         row = sequence.rows[0]
-        yield row, sequence, table.history[row, : table.lengths[row] + 1]
-
-
-def _process_rows(
-    rows: Iterable[tuple[int, Sequence, Ints]], logits: Floats, rules: TokenRules
-) -> None:
-    for row, sequence, history in rows:
-        if needs_processing(sequence.options, rules, len(history)):
-            process(logits[row], history, sequence.options, rules)
+        length = int(table.lengths[row]) + 1
+        if needs_processing(sequence.options, rules, length):
+            yield row, table.history[row, :length], sequence
 
 
 def _give_up(sequence: Sequence, table: RowTable) -> None:
@@ -283,47 +362,3 @@ def _cannot_improve(sequence: Sequence, best_running: np.float32, length: int) -
     if options.early_stopping is EarlyStopping.NEVER and options.length_penalty > 0:
         length = options.max_target_tokens
     return _normalised(best_running, length, options.length_penalty) <= sequence.finished[-1].score
-
-
-def log_sum_exp(scores: Floats) -> Floats:
-    """log(sum(exp(scores))) of each row: (R, V) -> (R,).
-
-    A row of -inf alone has the lowest finite number, so that differences are -inf and never NaN.
-    """
-    lowest = np.finfo(np.float32).min
-    highest = np.maximum(scores.max(axis=1, keepdims=True), lowest)  # (R, 1)
-    sums = np.exp(scores - highest).sum(axis=1)  # (R,) 1 at least, or no token is possible
-    total: Floats = np.log(np.maximum(sums, 1)) + highest[:, 0]
-    return total
-
-
-BLOCK = 64
-
-
-def top_tokens(scores: Floats, count: int) -> tuple[Floats, Ints]:
-    """The `count` largest of each row and their columns, in no order: (R, V) -> twice (R, count).
-
-    The largest n of a row lie in the n blocks with the largest maxima, and maxima are cheap.
-    """
-    num_rows, width = scores.shape
-    num_blocks = math.ceil(width / BLOCK)
-    if num_blocks <= 2 * count:
-        return _partition(scores, np.broadcast_to(np.arange(width), scores.shape), count)
-    whole = width // BLOCK  # blocks; what is behind them is short, and always looked at
-    blocks = scores[:, : whole * BLOCK].reshape(num_rows, whole, BLOCK)  # (R, blocks, BLOCK)
-    maxima = blocks.max(axis=2)  # (R, blocks)
-    chosen = np.argpartition(maxima, whole - count, axis=1)[:, whole - count :]  # (R, count)
-    values = np.take_along_axis(blocks, chosen[:, :, None], axis=1)  # (R, count, BLOCK)
-    columns = chosen[:, :, None] * BLOCK + np.arange(BLOCK)  # (R, count, BLOCK)
-    tail = np.broadcast_to(np.arange(whole * BLOCK, width), (num_rows, width - whole * BLOCK))
-    return _partition(
-        np.concatenate([values.reshape(num_rows, -1), scores[:, whole * BLOCK :]], axis=1),
-        np.concatenate([columns.reshape(num_rows, -1), tail], axis=1),
-        count,
-    )
-
-
-def _partition(values: Floats, columns: Ints, count: int) -> tuple[Floats, Ints]:
-    width = values.shape[1]
-    best = np.argpartition(values, width - count, axis=1)[:, width - count :]  # (R, count)
-    return np.take_along_axis(values, best, axis=1), np.take_along_axis(columns, best, axis=1)

@@ -13,15 +13,13 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.errors import InternalError
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
 from service.translation.rows import RowTable
 from service.translation.scheduler import Scheduler
 from service.translation.search import Search
+from service.translation.selection import Floats, Ints
 from service.translation.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -35,11 +33,14 @@ class StepRunner(Protocol):
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
         """Encode sequences into their rows; returns the padding encoded."""
 
-    def step(self) -> NDArray[np.float32]:
+    def step(self) -> Floats:
         """Logits (R, V) of all running rows."""
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Copy the self-attention caches of a row."""
+    def best_tokens(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
+        """The most probable tokens of these rows after the last step."""
+
+    def copy_rows(self, sources: Ints, targets: Ints, lengths: Ints) -> None:
+        """Copy the self-attention caches of rows."""
 
     def move_row(self, source: int, target: int) -> None:
         """Move all caches of a row."""

@@ -15,6 +15,7 @@ from service.translation.options import DecodingOptions
 from service.translation.processors import TokenRules
 from service.translation.rows import RowTable
 from service.translation.scheduler import Scheduler
+from service.translation.selection import Floats, Ints, log_sum_exp
 from service.translation.sequence import Sequence
 from service.translation.worker import DecodeWorker, StepResults, StepRunner
 
@@ -74,11 +75,20 @@ class FakeRunner:
         self.num_steps += 1
         if self.num_steps in self.failing_steps:
             raise RuntimeError("this step fails")
-        return np.stack([self._logits(row) for row in range(self.table.num_rows)])
+        rows = range(self.table.num_rows)
+        self._step_logits = np.stack([self._logits(row) for row in rows])  # (R, V)
+        return self._step_logits
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        assert self._sources[source] == self._sources[target]
-        self._targets[target, :length] = self._targets[source, :length]
+    def best_tokens(self, rows: NDArray[np.int64], count: int) -> tuple[Floats, Ints]:
+        chosen = self._step_logits[rows]
+        scores = chosen - log_sum_exp(chosen)[:, None]
+        tokens = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        return np.take_along_axis(scores, tokens, axis=1), tokens
+
+    def copy_rows(self, sources: Ints, targets: Ints, lengths: Ints) -> None:
+        for source, target, length in zip(sources, targets, lengths, strict=True):
+            assert self._sources[source] == self._sources[target]
+            self._targets[target, :length] = self._targets[source, :length]
 
     def move_row(self, source: int, target: int) -> None:
         self._sources[target] = self._sources[source]

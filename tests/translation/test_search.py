@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.translation.options import DecodingOptions, EarlyStopping, FinishReason
 from service.translation.processors import TokenRules
-from service.translation.search import log_sum_exp, top_tokens
+from service.translation.selection import log_sum_exp, top_tokens
 from service.translation.sequence import Sequence
 from tests.translation.fakes import (
     EOS,
