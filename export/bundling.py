@@ -1,7 +1,7 @@
 """Export a trained model as a bundle: calibrate, write the graphs of every precision, describe."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,12 @@ from export.graphs.products import CalibratedProducts, FloatProducts, Products, 
 from export.graphs.translation import TranslationGraphs
 from export.graphs.vision import VisionGraph
 from export.graphs.weights_file import WeightsFile
-from export.quantization import Floats, Range, calibrate_classification, calibrate_translation
+from export.quantization import (
+    Calibration,
+    Floats,
+    calibrate_classification,
+    calibrate_translation,
+)
 from export.seq2seq import Transformer
 from export.vit import VisionTransformer
 from service.bundle import (
@@ -95,12 +100,13 @@ def export_translation(
 ) -> Bundle:
     """Write the bundle `output` (.../NAME/VERSION) of a trained model. Raises BundleError.
 
-    Some hundred calibration pairs give int8 graphs constant activation scales; without any they
-    get the slower scales of their own for every row. The answers to the `golden` texts go with it.
+    Some hundred calibration pairs give int8 graphs constant activation scales and int8 caches;
+    without any they get the slower scales of their own for every row, and float32 caches. The
+    answers to the `golden` texts go with it.
     """
     target_tokenizer = target_tokenizer or tokenizer
     processors = load_tokenizer(tokenizer), load_tokenizer(target_tokenizer)
-    ranges = _translation_ranges(model, processors, calibration_pairs)
+    calibration = _calibration(model, processors, calibration_pairs)
 
     def graphs(products: Products, weights: WeightsFile) -> dict[GraphName, GraphBuilder]:
         bias: Floats = model.final_logits_bias.detach().cpu().numpy()
@@ -108,11 +114,13 @@ def export_translation(
         return {"encoder": builder.encoder(), "decoder": builder.decoder()}
 
     def populate(folder: Path) -> None:
-        _write_precisions(folder, storage, ranges, graphs)
+        _write_precisions(folder, storage, calibration, graphs)
         shutil.copyfile(tokenizer, folder / SOURCE_TOKENIZER)
         shutil.copyfile(target_tokenizer, folder / TARGET_TOKENIZER)
 
     card = _translation_card(model, description, storage, processors[0].unk_id())
+    if calibration is not None and "int8" in storage.precisions:
+        card = card.model_copy(update={"quantized_caches": ("int8",)})
     ask = partial(golden_texts, texts=golden) if golden else None
     return write_bundle(output, card, populate, ask)
 
@@ -133,16 +141,16 @@ def export_classification(
     go with it.
     """
 
-    ranges = None
+    calibration = None
     if calibration_pictures is not None:
-        ranges = calibrate_classification(model, calibration_pictures)
+        calibration = calibrate_classification(model, calibration_pictures)
 
     def graphs(products: Products, weights: WeightsFile) -> dict[GraphName, GraphBuilder]:
         builder = VisionGraph(model.config, to_numpy(model), products, weights)
         return {"classifier": builder.classifier()}
 
     def populate(folder: Path) -> None:
-        _write_precisions(folder, storage, ranges, graphs)
+        _write_precisions(folder, storage, calibration, graphs)
 
     card = _classification_card(model, description, storage)
     ask = partial(golden_images, images=golden) if golden else None
@@ -166,11 +174,11 @@ def to_numpy(model: nn.Module) -> dict[str, Floats]:
     return {name: tensor.cpu().float().numpy() for name, tensor in model.state_dict().items()}
 
 
-def _translation_ranges(
+def _calibration(
     model: Transformer,
     processors: tuple[sentencepiece.SentencePieceProcessor, sentencepiece.SentencePieceProcessor],
     pairs: Sequence[tuple[str, str]],
-) -> dict[str, Range] | None:
+) -> Calibration | None:
     if not pairs:
         return None
     eos = model.config.eos_token_id
@@ -184,11 +192,11 @@ def _translation_ranges(
 def _write_precisions(
     folder: Path,
     storage: Storage,
-    ranges: Mapping[str, Range] | None,
+    calibration: Calibration | None,
     graphs: Callable[[Products, WeightsFile], dict[GraphName, GraphBuilder]],
 ) -> None:
     for precision in storage.precisions:
-        products = _products(precision, ranges)
+        products = _products(precision, calibration)
         weights = WeightsFile(half=storage.half_weights and precision == "fp32")
         place = folder / precision
         place.mkdir()
@@ -197,12 +205,12 @@ def _write_precisions(
         weights.write(place)
 
 
-def _products(precision: Precision, ranges: Mapping[str, Range] | None) -> Products:
+def _products(precision: Precision, calibration: Calibration | None) -> Products:
     match precision:
         case "fp32":
             return FloatProducts()
         case "int8":
-            return RowProducts() if ranges is None else CalibratedProducts(ranges)
+            return RowProducts() if calibration is None else CalibratedProducts(calibration)
     raise ValueError(f"cannot export {precision}, only {' and '.join(PRECISIONS)}")
 
 

@@ -4,9 +4,10 @@ Calibration runs the PyTorch model, by teacher forcing, one sample at a time: pa
 activation that a real token has.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ TokenIds = Sequence[int]
 
 UNSIGNED_ZERO = 128  # the uint8 that stands for 0.0 where activations have both signs
 INT8_MAX = 127
+CACHED = re.compile(r"decoder_layers\.\d+\.(self|cross)_attn\.[kv]_proj")  # modules
 LOGITS_SOURCE = "decoder_norm"  # the module whose output the logits are computed from
 
 
@@ -39,11 +41,26 @@ class Range:
 NOTHING = Range(0.0, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a model's activations were over some samples, by the name of the module."""
+
+    activations: dict[str, Range] = field(default_factory=dict)  # what every product reads
+    # The largest absolute value of every output (d_model,) of the decoder's key and value
+    # projections: what the attention caches hold.
+    caches: dict[str, Floats] = field(default_factory=dict)
+
+
 def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
     """int8 values and the scale of every column: weight (I, O) ~ values (I, O) * scale (O,)."""
     largest = np.abs(weight).max(axis=0)
     scale = np.where(largest > 0, largest / INT8_MAX, 1.0).astype(np.float32)
     return np.rint(weight / scale).astype(np.int8), scale
+
+
+def cache_scale(largest: Floats) -> Floats:
+    """The step (...) of int8 values up to the largest absolute ones (...)."""
+    return np.maximum(largest, 1e-12).astype(np.float32) / np.float32(INT8_MAX)
 
 
 def scale_of(activation: Range) -> tuple[float, int]:
@@ -56,8 +73,8 @@ def scale_of(activation: Range) -> tuple[float, int]:
 
 def calibrate_translation(
     model: Transformer, pairs: Iterable[tuple[TokenIds, TokenIds]]
-) -> dict[str, Range]:
-    """The range of what every product reads, over pairs of ids that end with the end token."""
+) -> Calibration:
+    """Of what products read and caches hold, over pairs of ids that end with the end token."""
 
     def run() -> None:
         for source, target in pairs:
@@ -68,8 +85,8 @@ def calibrate_translation(
     return _observe(model, run)
 
 
-def calibrate_classification(model: VisionTransformer, pictures: Tensor) -> dict[str, Range]:
-    """The range of what every product reads, over pictures (B, 3, height, width)."""
+def calibrate_classification(model: VisionTransformer, pictures: Tensor) -> Calibration:
+    """Of what every product reads, over pictures (B, 3, height, width)."""
 
     def run() -> None:
         for picture in pictures:
@@ -78,10 +95,10 @@ def calibrate_classification(model: VisionTransformer, pictures: Tensor) -> dict
     return _observe(model, run)
 
 
-def _observe(model: nn.Module, run: Callable[[], None]) -> dict[str, Range]:
+def _observe(model: nn.Module, run: Callable[[], None]) -> Calibration:
     # The largest values, as they are: measured on a trained model, those of 100 sentences serve as
     # well as those of 400 or their 90th percentile, and a margin beyond them serves less.
-    observed: dict[str, Range] = {}
+    observed = Calibration()
     training, threads = model.training, torch.get_num_threads()
     torch.set_num_threads(1)  # samples are small: two threads only wait for each other
     try:
@@ -91,20 +108,33 @@ def _observe(model: nn.Module, run: Callable[[], None]) -> dict[str, Range]:
     finally:
         torch.set_num_threads(threads)
         model.train(training)
-    if not observed:
+    if not observed.activations:
         raise ValueError("calibration needs at least one sample")
     return observed
 
 
 @contextmanager
-def _hooks(model: nn.Module, observed: dict[str, Range]) -> Iterator[None]:
-    """Record the input of every linear map, and the output of the last norm."""
+def _hooks(model: nn.Module, observed: Calibration) -> Iterator[None]:
+    """Record the input of every linear map, the output of the last norm, and what is cached."""
+    activations, caches = observed.activations, observed.caches
 
     def watch(name: str, states: Tensor) -> None:
-        observed[name] = observed.get(name, NOTHING).widened(states)
+        activations[name] = activations.get(name, NOTHING).widened(states)
+
+    def watch_cache(name: str, states: Tensor) -> None:
+        largest: Floats = (
+            states.abs().flatten(0, -2).amax(0).numpy()
+        )  # (..., d_model) -> (d_model,)
+        caches[name] = np.maximum(caches.get(name, largest), largest)
 
     handles = []
     for name, module in model.named_modules():
+        if CACHED.fullmatch(name):
+            handles.append(
+                module.register_forward_hook(
+                    lambda _, __, output, name=name: watch_cache(name, output)
+                )
+            )
         if isinstance(module, nn.Linear):
             handles.append(
                 module.register_forward_pre_hook(

@@ -216,6 +216,13 @@ class TranslationCard(BundleCard):
     segmentation: Literal["sentences", "none"]
     tokenizer: Tokenizer
     limits: TranslationLimits
+    quantized_caches: tuple[Precision, ...] = ()  # precisions whose attention caches are int8
+
+    def cache_type(self, precision: str) -> str:
+        """What the attention caches of a precision hold, as NumPy names it."""
+        if precision in self.quantized_caches:
+            return "int8"
+        return "float16" if precision == "fp16" else "float32"
 
     def required_files(self) -> Iterator[str]:
         """The graphs, the tokenizer's files, the golden answers if there are any."""
@@ -276,13 +283,12 @@ class GraphTensors(NamedTuple):
 def expected_tensors(
     card: BundleCard, graph: GraphName, *, precision: str = "fp32"
 ) -> GraphTensors:
-    """The tensors that a graph of this card must have; caches are float16 in an fp16 bundle."""
-    cache_type = "float16" if precision == "fp16" else "float32"
+    """The tensors that a graph of this card must have in this precision."""
     match card, graph:
         case TranslationCard(), "encoder":
-            return _encoder_tensors(card.architecture, cache_type)
+            return _encoder_tensors(card.architecture, card.cache_type(precision))
         case TranslationCard(), "decoder":
-            return _decoder_tensors(card.architecture, cache_type)
+            return _decoder_tensors(card.architecture, card.cache_type(precision))
         case ClassificationCard(), "classifier":
             side = card.image.center_crop or card.architecture.image_size
             pixels = TensorSpec("float32", (None, 3, side, side))
@@ -308,8 +314,11 @@ def _decoder_tensors(sizes: TranslationArchitecture, cache_type: str) -> GraphTe
     }
     inputs |= _caches("past_key_values", "decoder", sizes, cache_type)
     inputs |= _caches("past_key_values", "encoder", sizes, cache_type)
-    logits = {"logits": TensorSpec("float32", (None, sizes.vocab_size))}
-    return GraphTensors(inputs, logits | _caches("present", "decoder", sizes, cache_type))
+    outputs = {"logits": TensorSpec("float32", (None, sizes.vocab_size))}
+    outputs |= _caches("present", "decoder", sizes, cache_type)
+    if cache_type == "int8":  # GroupQueryAttention insists, though nothing is added to them
+        outputs |= _caches("present", "encoder", sizes, cache_type)
+    return GraphTensors(inputs, outputs)
 
 
 def _caches(

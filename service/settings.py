@@ -82,6 +82,11 @@ class Settings(BaseSettings):
 
     decode_workers: int = Field(0, ge=0, description="decoding threads a model; 0: one a core")
     max_rows: int = Field(128, ge=1, description="rows (beams) that a decode worker runs at once")
+    cache_memory: ByteSize = Field(
+        ByteSize(1 << 30),
+        ge=1 << 20,
+        description="bytes of attention caches a model uses at most; sentences wait beyond it",
+    )
     encode_tokens_per_step: int = Field(
         2048, ge=1, description="source tokens encoded at most between two decode steps"
     )

@@ -9,6 +9,7 @@ Letters: R rows (any leading shape), I inputs, O outputs, V vocabulary.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from onnx import TensorProto
@@ -17,8 +18,9 @@ from export.graphs.builder import ABSENT, MICROSOFT, GraphBuilder, Value
 from export.quantization import (
     INT8_MAX,
     UNSIGNED_ZERO,
+    Calibration,
     Floats,
-    Range,
+    cache_scale,
     quantize_columns,
     scale_of,
 )
@@ -46,6 +48,10 @@ class Table:
 class Products(Protocol):
     """Adds products with weights to a graph."""
 
+    @property
+    def cache_scales(self) -> Mapping[str, Floats]:
+        """The steps (d_model,) of int8 caches, by key or value projection; none: float32 caches."""
+
     def linear(self, graph: GraphBuilder, states: Value, layer: Linear) -> Value:
         """(R, I) -> (R, O)."""
 
@@ -60,6 +66,8 @@ class Products(Protocol):
 
 class FloatProducts:
     """Everything in float32."""
+
+    cache_scales: Mapping[str, Floats] = MappingProxyType({})
 
     def linear(self, graph: GraphBuilder, states: Value, layer: Linear) -> Value:
         """(R, I) -> (R, O)."""
@@ -84,6 +92,8 @@ class FloatProducts:
 class _Int8Products(ABC):
     """Weights int8, symmetric, with a scale of its own for every output; subclasses differ in how
     they quantise what is multiplied."""
+
+    cache_scales: Mapping[str, Floats] = MappingProxyType({})
 
     def linear(self, graph: GraphBuilder, states: Value, layer: Linear) -> Value:
         """(R, I) -> (R, O)."""
@@ -139,8 +149,11 @@ class _Int8Products(ABC):
 class CalibratedProducts(_Int8Products):
     """A constant scale for every tensor, from calibration; values out of range are clipped."""
 
-    def __init__(self, ranges: Mapping[str, Range]) -> None:
-        self._ranges = ranges
+    def __init__(self, calibration: Calibration) -> None:
+        self._ranges = calibration.activations
+        self.cache_scales = {
+            name: cache_scale(largest) for name, largest in calibration.caches.items()
+        }
         self._quantized: dict[tuple[GraphBuilder, Value], tuple[Value, Value, Value]] = {}
 
     def _product(

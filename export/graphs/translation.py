@@ -8,17 +8,19 @@ Letters: B batch, R rows, S source length, T target capacity, H heads, D head si
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
 
 from export.graphs.builder import ABSENT, MICROSOFT, GraphBuilder, Shape, Value
-from export.graphs.layers import Blocks, State
+from export.graphs.layers import Blocks, State, linear
 from export.graphs.products import Products, Table
 from export.graphs.weights_file import WeightsFile
 from export.quantization import LOGITS_SOURCE, Floats
 from export.seq2seq import Seq2SeqConfig
+
+SCALES_PLACE = 12  # of the caches' scales among the inputs of GroupQueryAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +102,18 @@ class TranslationGraphs:
         def attend(states: Value) -> Value:
             packed = blocks.qkv(states, f"{name}.self_attn")  # (R, 1, 3 * d_model)
             inputs = (packed, ABSENT, ABSENT, *own.inputs)
-            context = self._attention(blocks.graph, inputs, present=self._present(blocks, index))
+            scales = self._cache_scales(blocks.graph, f"{name}.self_attn")
+            present = self._present(blocks, index, "decoder")
+            context = self._attention(blocks.graph, inputs, present=present, scales=scales)
             return blocks.linear(context, f"{name}.self_attn.out_proj")
 
         def attend_to_source(states: Value) -> Value:
             query = blocks.linear(states, f"{name}.cross_attn.q_proj")  # (R, 1, d_model)
-            context = self._attention(blocks.graph, (query, nothing, nothing, *cross.inputs))
+            inputs = (query, nothing, nothing, *cross.inputs)
+            scales = self._cache_scales(blocks.graph, f"{name}.cross_attn")
+            # These caches grow by nothing; int8 ones have to be returned all the same.
+            present = self._present(blocks, index, "encoder") if scales else ()
+            context = self._attention(blocks.graph, inputs, present=present, scales=scales)
             return blocks.linear(context, f"{name}.cross_attn.out_proj")
 
         states = blocks.residual(states, f"{name}.self_attn_residual", attend)
@@ -126,8 +134,14 @@ class TranslationGraphs:
         *,
         causal: bool = True,
         present: tuple[Value, ...] = (),
+        scales: tuple[Value, ...] = (),
     ) -> Value:
         context = f"{present[0] if present else inputs[0]}.context"
+        quantized: dict[str, str | int] = {}
+        if scales:
+            inputs = (*inputs, *[ABSENT] * (SCALES_PLACE - len(inputs)), *scales)
+            quantized = {f"{part}_quant_type": "PER_CHANNEL" for part in "kv"}
+            quantized["kv_cache_bit_width"] = 8
         graph.nodes(
             "GroupQueryAttention",
             inputs,
@@ -136,20 +150,45 @@ class TranslationGraphs:
             num_heads=self.config.num_heads,
             kv_num_heads=self.config.num_heads,
             causal=int(causal),
+            **quantized,
         )
         return context
 
     def _cross_caches(self, blocks: Blocks, states: Value) -> None:
         """Keys and values of all decoder layers, L of them, from one product."""
         layers, graph = self.config.decoder_layers, blocks.graph
-        packed = blocks.linear(states, *cross_attention_names(layers))
+        packed = self._cacheable(blocks, states, cross_attention_names(layers))
         sizes = blocks.integers(0, 0, 2 * layers, self.config.num_heads, self._head_size)
         caches = graph.node("Reshape", packed, sizes)  # (B, S, 2 * L, H, D)
         caches = graph.node("Transpose", caches, perm=[2, 0, 3, 1, 4])  # (2 * L, B, H, S, D)
         for place in range(2 * layers):
             name = f"present.{place // 2}.encoder.{('key', 'value')[place % 2]}"
-            graph.output(name, "float32", ["B", self.config.num_heads, "S", self._head_size])
+            graph.output(name, self._cache_type, ["B", self.config.num_heads, "S", self._head_size])
             graph.node("Gather", caches, graph.constant(place, "int64"), axis=0, output=name)
+
+    def _cacheable(self, blocks: Blocks, states: Value, names: list[str]) -> Value:
+        """The projections of these names side by side, in the type of the caches."""
+        layer = linear(self.state, *names)
+        if self._cache_type == "float32":
+            return self.products.linear(blocks.graph, states, layer)
+        # In steps of its own, so that all that is left to do is to round.
+        step = np.concatenate([self.products.cache_scales[name] for name in names])
+        layer = replace(layer, weight=layer.weight / step, bias=layer.bias / step)
+        steps = self.products.linear(blocks.graph, states, layer)
+        one, zero = blocks.graph.constant(1.0, "float32"), blocks.graph.constant(0, "int8")
+        return blocks.graph.node("QuantizeLinear", steps, one, zero)
+
+    def _cache_scales(self, graph: GraphBuilder, attention: str) -> tuple[Value, ...]:
+        """What a key and a value of int8 caches are multiplied by; nothing for float32 ones."""
+        if self._cache_type == "float32":
+            return ()
+        names = (f"{attention}.{part}_proj" for part in "kv")
+        scales = self.products.cache_scales
+        return tuple(graph.weight(f"{name}.cache_scale", scales[name]) for name in names)
+
+    @property
+    def _cache_type(self) -> str:
+        return "int8" if self.products.cache_scales else "float32"
 
     def _embed(self, graph: GraphBuilder, ids: Value, places: Value) -> Value:
         scale = math.sqrt(self.config.d_model)
@@ -181,12 +220,15 @@ class TranslationGraphs:
         length = "T" if side == "decoder" else "S"
         shape: Shape = ["R", self.config.num_heads, length, self._head_size]
         key, value = (f"past_key_values.{index}.{side}.{part}" for part in ("key", "value"))
-        return graph.input(key, "float32", shape), graph.input(value, "float32", shape)
+        return graph.input(key, self._cache_type, shape), graph.input(
+            value, self._cache_type, shape
+        )
 
-    def _present(self, blocks: Blocks, index: int) -> tuple[Value, ...]:
-        shape: Shape = ["R", self.config.num_heads, "T", self._head_size]
-        names = (f"present.{index}.decoder.{part}" for part in ("key", "value"))
-        return tuple(blocks.graph.output(name, "float32", shape) for name in names)
+    def _present(self, blocks: Blocks, index: int, side: str) -> tuple[Value, ...]:
+        length = "T" if side == "decoder" else "S"
+        shape: Shape = ["R", self.config.num_heads, length, self._head_size]
+        names = (f"present.{index}.{side}.{part}" for part in ("key", "value"))
+        return tuple(blocks.graph.output(name, self._cache_type, shape) for name in names)
 
     def _blocks(self, graph: GraphBuilder) -> Blocks:
         return Blocks(graph, self.products, self.state, self.config.layer)

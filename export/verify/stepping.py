@@ -27,6 +27,7 @@ class Graphs:
     card: TranslationCard
     encoder: onnxruntime.InferenceSession
     decoder: onnxruntime.InferenceSession
+    cache_type: str = "float32"
 
     @classmethod
     def open(cls, bundle: Bundle, precision: str) -> "Graphs":
@@ -34,7 +35,8 @@ class Graphs:
         encoder, decoder = (
             open_checked(bundle, precision, name) for name in ("encoder", "decoder")
         )
-        return cls(bundle.translation, encoder, decoder)
+        card = bundle.translation
+        return cls(card, encoder, decoder, card.cache_type(precision))
 
     def encode(self, sources: Sequence[Sequence[int]], length: int | None = None) -> list[Floats]:
         """Cross-attention caches (B, H, length, D) of a padded batch, in the graph's order."""
@@ -54,8 +56,8 @@ class Rows:
         self._source_last = np.zeros(rows, np.int32)
         layers, heads, size = 2 * sizes.decoder_layers, sizes.num_heads, sizes.head_size
         # (2 * L, R, H, S or T, D): keys and values of every layer
-        self._cross = np.zeros((layers, rows, heads, source, size), np.float32)
-        self._own = np.zeros((layers, rows, heads, target, size), np.float32)
+        self._cross = np.zeros((layers, rows, heads, source, size), graphs.cache_type)
+        self._own = np.zeros((layers, rows, heads, target, size), graphs.cache_type)
         self._logits = np.zeros((rows, sizes.vocab_size), np.float32)
 
     def admit(self, row: int, caches: Sequence[Floats], batch_row: int, source_length: int) -> None:
@@ -84,6 +86,8 @@ class Rows:
             _bind(binding.bind_input, f"past_key_values.{own}", self._own[layer, :count])
             _bind(binding.bind_input, f"past_key_values.{cross}", self._cross[layer, :count])
             _bind(binding.bind_output, f"present.{own}", self._own[layer, :count])
+            if self.graphs.cache_type == "int8":
+                _bind(binding.bind_output, f"present.{cross}", self._cross[layer, :count])
         _bind(binding.bind_output, "logits", self._logits[:count])
         self.graphs.decoder.run_with_iobinding(binding)
         self.lengths[:count] += 1
@@ -109,5 +113,5 @@ def pad(sequences: Sequence[Sequence[int]], length: int | None = None) -> tuple[
     return ids, mask
 
 
-def _bind(bind: Any, name: str, array: Floats) -> None:
-    bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:
+    bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)

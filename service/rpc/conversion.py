@@ -205,7 +205,7 @@ def model_to_proto(model: Model, settings: Settings) -> model_pb2.Model:
     if model.card is not None:
         message.provenance.CopyFrom(_provenance_to_proto(model.card, message.precision))
     if isinstance(model.card, TranslationCard):
-        message.translation.CopyFrom(_translation_model(model.card, settings))
+        message.translation.CopyFrom(_translation_model(model.card, message.precision, settings))
     elif isinstance(model.card, ClassificationCard):
         message.classification.CopyFrom(_classification_model(model.card, settings))
     return message
@@ -222,8 +222,10 @@ def _provenance_to_proto(card: BundleCard, precision: str) -> model_pb2.Provenan
     )
 
 
-def _translation_model(card: TranslationCard, settings: Settings) -> model_pb2.TranslationModel:
-    options_limits = limits_of(card, max_rows=settings.max_rows)
+def _translation_model(
+    card: TranslationCard, precision: str, settings: Settings
+) -> model_pb2.TranslationModel:
+    options_limits = limits_of(card, precision, settings)
     limits = model_pb2.TranslationLimits(
         max_source_tokens=options_limits.max_source_tokens,
         max_target_tokens=options_limits.max_target_tokens,

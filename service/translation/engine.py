@@ -14,11 +14,19 @@ from functools import partial
 from typing import Protocol
 
 from service.bundle import Bundle, TranslationCard
-from service.errors import AttendantError, DeadlineUnmeetable, Draining, InternalError, Overloaded
+from service.errors import (
+    AttendantError,
+    BundleError,
+    DeadlineUnmeetable,
+    Draining,
+    InternalError,
+    Overloaded,
+)
 from service.metrics import Metrics
 from service.rate import RateMeter
-from service.runtime import Device, choose_device, choose_precision, num_cores
+from service.runtime import Device, choose_device, choose_precision
 from service.settings import Settings
+from service.translation.caches import CacheSizes
 from service.translation.call import Call, Emit
 from service.translation.measures import TranslationMeasures
 from service.translation.options import (
@@ -26,6 +34,7 @@ from service.translation.options import (
     Segmentation,
     default_options,
     limits_of,
+    num_decode_workers,
 )
 from service.translation.preparation import PreparedText, TextPreparer
 from service.translation.processors import TokenRules
@@ -47,7 +56,14 @@ class OpenRunners(Protocol):
     """Makes what the decode workers run on; see `runner.open_runners`."""
 
     def __call__(
-        self, bundle: Bundle, precision: str, device: Device, *, count: int, max_rows: int
+        self,
+        bundle: Bundle,
+        precision: str,
+        device: Device,
+        *,
+        count: int,
+        max_rows: int,
+        cache_bytes: int,
     ) -> SequenceOf[StepRunner]:
         """One runner for each worker."""
 
@@ -67,7 +83,9 @@ class TranslationEngine:
         self.model_name = f"{bundle.name}/{bundle.version}"
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device, bundle.precisions)
-        self.limits = limits_of(card, max_rows=settings.max_rows)
+        self.limits = limits_of(card, self.precision, settings)
+        if not self.limits.max_beam_size:
+            raise BundleError(_too_little_memory(card, self.precision, settings))
         self.default_options = default_options(card, max_beam_size=self.limits.max_beam_size)
         self.degraded = _narrowed(card, self.limits.max_beam_size)
         self._segmentation = Segmentation(card.segmentation)
@@ -82,12 +100,17 @@ class TranslationEngine:
         self._max_queued = settings.max_queued_sequences
         self._measures = TranslationMeasures(metrics, self.model_name)
         self._rate = RateMeter()
-        num_workers = settings.decode_workers or num_cores()
+        num_workers = num_decode_workers(settings)
         self._scheduler = Scheduler(
             num_workers=num_workers, encode_tokens_per_step=settings.encode_tokens_per_step
         )
         runners = open_runners(
-            bundle, self.precision, self.device, count=num_workers, max_rows=settings.max_rows
+            bundle,
+            self.precision,
+            self.device,
+            count=num_workers,
+            max_rows=settings.max_rows,
+            cache_bytes=settings.cache_memory,
         )
         for runner in runners:
             warm_up(runner, card)
@@ -237,6 +260,15 @@ class TranslationEngine:
                     sequence.arrived_at, others_wait=self._scheduler.num_waiting > 0
                 )
                 _tell(sequence, partial(sequence.receiver.finish, sequence))
+
+
+def _too_little_memory(card: TranslationCard, precision: str, settings: Settings) -> str:
+    num_bytes = CacheSizes.of(card, precision).longest_row_bytes
+    workers = num_decode_workers(settings)
+    return (
+        f"the longest sequence needs {num_bytes:,} bytes of attention caches; {workers} decode "
+        f"workers share a cache_memory of {settings.cache_memory:,}"
+    )
 
 
 def _narrowed(card: TranslationCard, max_beam_size: int) -> str | None:

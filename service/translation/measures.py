@@ -28,7 +28,7 @@ class TranslationMeasures:
         self._padding_tokens = metrics.padding_tokens.labels(model)
         self._wasted = {
             reason: metrics.wasted_tokens.labels(model, reason)
-            for reason in ("beam", "cancelled", "error")
+            for reason in ("beam", "cancelled", "error", "memory")
         }
         self._ended = {
             reason: metrics.sequences_finished.labels(model, reason)
@@ -80,6 +80,12 @@ class TranslationMeasures:
             self._wasted["beam"].inc(max(0, num_decoded - num_returned))
             self._ended[returned[0].finish_reason.value].inc()
             self._first_token_seconds.observe(sequence.first_token_at - sequence.arrived_at)
+
+    def set_back(self, sequence: Sequence, table: RowTable) -> None:
+        """A sequence has to wait again, and its tokens to be decoded again."""
+        self._left([sequence])
+        self._waiting.inc()
+        self._wasted["memory"].inc(int(table.lengths[sequence.rows].sum()))
 
     def cancelled(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
         """Sequences are about to leave because nobody waits for them."""

@@ -7,6 +7,9 @@ from enum import Enum
 
 from service.bundle import TranslationCard
 from service.errors import InvalidOption
+from service.runtime import num_cores
+from service.settings import Settings
+from service.translation.caches import CacheSizes
 
 # More beams than this gain nothing (Koehn and Knowles 2017) and crowd others out of the batch.
 MAX_BEAM_SIZE = 32
@@ -64,12 +67,19 @@ class Limits:
     max_beam_size: int
 
 
-def limits_of(card: TranslationCard, *, max_rows: int) -> Limits:
-    """What a model takes on a decode worker of so many rows, one for each beam."""
+def num_decode_workers(settings: Settings) -> int:
+    """Decoding threads of every model."""
+    return settings.decode_workers or num_cores()
+
+
+def limits_of(card: TranslationCard, precision: str, settings: Settings) -> Limits:
+    """What a decode worker takes: the longest sequence must fit, with a row for each beam."""
+    cache_bytes = settings.cache_memory // num_decode_workers(settings)
+    max_rows = cache_bytes // CacheSizes.of(card, precision).longest_row_bytes
     return Limits(
         max_source_tokens=card.limits.max_source_tokens,
         max_target_tokens=card.limits.max_target_tokens,
-        max_beam_size=min(MAX_BEAM_SIZE, max_rows),
+        max_beam_size=min(MAX_BEAM_SIZE, settings.max_rows, max_rows),
     )
 
 

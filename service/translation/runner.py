@@ -1,14 +1,12 @@
 """Runs a bundle's encoder and decoder on ONNX Runtime. Knows tensors, not search or text.
 
-`Graphs` are the sessions, shared by all workers of a model; a `Runner` is one worker's caches. A
-row's caches never move while it runs, so tensors are bound by address: a step over R rows binds the
-first R rows of every cache, and nothing is copied in or out.
-Letters: R rows, B batch, S source capacity, T target capacity, H heads, D head size, L layers,
-V vocabulary.
+`Graphs` are the sessions, shared by all workers of a model; a `Runner` is one worker's rows.
+Tensors are bound by address: a step over R rows binds the first R rows of every cache, and nothing
+is copied in or out.
+Letters: R rows, B batch, S source length, H heads, D head size, L layers, V vocabulary.
 """
 
-import math
-import mmap
+from collections import OrderedDict
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle, GraphName, TranslationCard, expected_tensors
 from service.runtime import Device, check_tensors, open_session
+from service.translation.caches import CAPACITY_STEP, CachePool, CacheSizes, round_up
 from service.translation.rows import RowTable
 from service.translation.selection import Floats, Ints
 from service.translation.sequence import Sequence
@@ -29,6 +28,10 @@ from service.translation.sequence import Sequence
 # Sources are padded to a multiple of this and encoded with others of that padded length: little
 # padding, and few encoder runs. The padding changes no bit of a row (tests hold that).
 SOURCE_BUCKET = 8
+
+DEFAULT_CACHE_BYTES = 1 << 30
+SHRINK = 2  # caches this many times longer than needed are made shorter
+MAX_BINDINGS = 1024  # a few kilobytes each
 
 SELECTION_GRAPH = Path(__file__).parent / "selection.onnx"
 SELECTION_ELEMENTS = 1 << 19  # logits a run of the selection; measured, 2 MiB of them
@@ -44,6 +47,7 @@ class Graphs:
     decoder: onnxruntime.InferenceSession
     selection: "Selection"
     card: TranslationCard
+    precision: str
 
     @classmethod
     def open(cls, bundle: Bundle, precision: str, device: Device) -> "Graphs":
@@ -59,7 +63,7 @@ class Graphs:
 
         card = bundle.translation
         selection = Selection(card.architecture.vocab_size, device)
-        return cls(session("encoder"), session("decoder"), selection, card)
+        return cls(session("encoder"), session("decoder"), selection, card, precision)
 
 
 class Selection:
@@ -86,25 +90,33 @@ class Selection:
 class Runner:
     """The rows of one decode worker: their table, their caches, and the two graphs over them."""
 
-    def __init__(self, graphs: Graphs, max_rows: int) -> None:
+    def __init__(
+        self, graphs: Graphs, max_rows: int, cache_bytes: int = DEFAULT_CACHE_BYTES
+    ) -> None:
         card = graphs.card
-        sizes = card.architecture
         self._graphs = graphs
         self._max_source_tokens = card.limits.max_source_tokens
         self.table = RowTable(max_rows, card.limits.max_target_tokens)
-        heads = (sizes.num_heads, sizes.head_size)
-        num_caches = 2 * sizes.decoder_layers  # a key and a value for each layer
-        # Zeros cost memory only where they are overwritten: (2L, R, H, T, D) and (2L, R, H, S, D).
-        self._self_cache = _cache(num_caches, max_rows, card.limits.max_target_tokens, *heads)
-        self._cross_cache = _cache(num_caches, max_rows, self._max_source_tokens, *heads)
+        sizes = CacheSizes.of(card, graphs.precision)
+        self._caches = CachePool(sizes, max_rows=max_rows, max_bytes=cache_bytes)
         self._last_source_positions = np.zeros(max_rows, np.int32)  # (R,)
-        self._logits = np.zeros((max_rows, sizes.vocab_size), np.float32)  # (R, V)
-        self._target_capacity = np.array(card.limits.max_target_tokens, np.int32)
-        self._source_capacity = np.array(self._max_source_tokens, np.int32)
-        self._bindings: dict[int, Any] = {}
+        self._logits = np.zeros((max_rows, card.architecture.vocab_size), np.float32)  # (R, V)
+        self._bindings: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+
+    def room(self) -> "Room":
+        """For the sequences that may join now."""
+        return Room(self._caches, self.table, *self._needed())
+
+    @property
+    def num_rows_next(self) -> int:
+        """How many rows the caches take in the next step, one token longer than now."""
+        return self._caches.num_rows_at(*self._needed())
 
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
         """Encode sequences that have their rows, into those rows. Returns the padding encoded."""
+        for sequence in sequences:
+            self._last_source_positions[sequence.rows] = len(sequence.source_ids) - 1
+        self._resize(self.table.num_rows - sum(one.beam_size for one in sequences))
         by_length = sorted(sequences, key=lambda sequence: len(sequence.source_ids))
         padding = 0
         for padded, group in groupby(by_length, key=self._padded_length):
@@ -116,10 +128,8 @@ class Runner:
     def step(self) -> Floats:
         """One decode step over all running rows: their logits (R, V), valid until the next."""
         num_rows = self.table.num_rows
-        binding = self._bindings.get(num_rows)
-        if binding is None:
-            binding = self._bindings[num_rows] = self._bind(num_rows)
-        self._graphs.decoder.run_with_iobinding(binding)
+        self._resize(num_rows)
+        self._graphs.decoder.run_with_iobinding(self._binding(num_rows))
         return self._logits[:num_rows]
 
     def best_tokens(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
@@ -136,17 +146,33 @@ class Runner:
     def copy_rows(self, sources: Ints, targets: Ints, lengths: Ints) -> None:
         """Let each target have seen the first `length` target tokens of its source."""
         for row in zip(sources.tolist(), targets.tolist(), lengths.tolist(), strict=True):
-            self._copy_row(*row)
+            self._caches.copy_row(*row)
 
     def move_row(self, source: int, target: int) -> None:
         """Everything kept for `source` is kept for `target` from now on."""
-        self._copy_row(source, target, int(self.table.lengths[source]))
-        last = self._last_source_positions[source]
+        self._caches.copy_row(source, target, int(self.table.lengths[source]))
+        last = int(self._last_source_positions[source])
         self._last_source_positions[target] = last
-        self._cross_cache[:, target, :, : last + 1] = self._cross_cache[:, source, :, : last + 1]
+        self._caches.copy_source(source, target, last + 1)
 
-    def _copy_row(self, source: int, target: int, length: int) -> None:
-        self._self_cache[:, target, :, :length] = self._self_cache[:, source, :, :length]
+    def _needed(self) -> tuple[int, int]:
+        """The capacities that the running rows need in the next step."""
+        num_rows = self.table.num_rows
+        if not num_rows:
+            return CAPACITY_STEP, CAPACITY_STEP
+        longest = int(self.table.lengths[:num_rows].max()) + 1
+        return round_up(longest), round_up(int(self._last_source_positions[:num_rows].max()) + 1)
+
+    def _resize(self, num_kept: int) -> None:
+        """Make the caches as long as needed; shorter only where they could be half as long."""
+        needed, now = self._needed(), self._caches.capacities
+        target, source = (
+            have if need <= have < SHRINK * need else need
+            for need, have in zip(needed, now, strict=True)
+        )
+        if self._caches.num_rows_at(target, source) < self.table.num_rows:
+            target, source = needed
+        self._caches.resize(target, source, num_kept)
 
     def _padded_length(self, sequence: Sequence) -> int:
         buckets = -(-len(sequence.source_ids) // SOURCE_BUCKET)
@@ -163,58 +189,81 @@ class Runner:
         caches = self._graphs.encoder.run(self._cross_names, feeds)  # 2L times (B, H, S, D)
         for index, sequence in enumerate(sequences):
             length = len(sequence.source_ids)
-            self._last_source_positions[sequence.rows] = length - 1
-            for layer, cache in enumerate(caches):
-                self._cross_cache[layer][sequence.rows, :, :length] = cache[index, :, :length]
+            for plane, cache in zip(self._caches.cross, caches, strict=True):
+                plane[sequence.rows, :, :length] = cache[index, :, :length]
 
     @cached_property
     def _cross_names(self) -> list[str]:
         return _cache_names("present", "encoder", self._graphs.card)
 
+    def _binding(self, num_rows: int) -> Any:
+        """The binding of a step over the first rows, made once for each layout of the caches."""
+        key = (num_rows, *self._caches.capacities)
+        if key in self._bindings:
+            self._bindings.move_to_end(key)
+        else:
+            self._bindings[key] = self._bind(num_rows)
+            if len(self._bindings) > MAX_BINDINGS:
+                self._bindings.popitem(last=False)
+        return self._bindings[key]
+
     def _bind(self, num_rows: int) -> Any:
         """The addresses of all that a step over the first `num_rows` rows reads and writes."""
         binding = self._graphs.decoder.io_binding()
-        card = self._graphs.card
+        card, (target, source) = self._graphs.card, self._caches.capacities
         inputs: dict[str, NDArray[Any]] = {
             "input_ids": self.table.tokens[:num_rows],
             "seqlens_k": self.table.lengths[:num_rows],
             "encoder_seqlens_k": self._last_source_positions[:num_rows],
-            "total_sequence_length": self._target_capacity,
-            "encoder_total_sequence_length": self._source_capacity,
         }
         outputs: dict[str, NDArray[Any]] = {"logits": self._logits[:num_rows]}
-        self_caches = [cache[:num_rows] for cache in self._self_cache]
-        cross_caches = [cache[:num_rows] for cache in self._cross_cache]
-        inputs |= zip(_cache_names("past_key_values", "decoder", card), self_caches, strict=True)
-        inputs |= zip(_cache_names("past_key_values", "encoder", card), cross_caches, strict=True)
+        own = [plane[:num_rows] for plane in self._caches.own]
+        cross = [plane[:num_rows] for plane in self._caches.cross]
+        inputs |= zip(_cache_names("past_key_values", "decoder", card), own, strict=True)
+        inputs |= zip(_cache_names("past_key_values", "encoder", card), cross, strict=True)
         # The same address in and out: GroupQueryAttention appends in place.
-        outputs |= zip(_cache_names("present", "decoder", card), self_caches, strict=True)
+        outputs |= zip(_cache_names("present", "decoder", card), own, strict=True)
+        if card.cache_type(self._graphs.precision) == "int8":
+            outputs |= zip(_cache_names("present", "encoder", card), cross, strict=True)
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding.bind_cpu_input("total_sequence_length", np.array(target, np.int32))
+        binding.bind_cpu_input("encoder_total_sequence_length", np.array(source, np.int32))
         return binding
 
 
+class Room:
+    """Who else fits beside the rows that run: counts down as it says yes."""
+
+    def __init__(self, caches: CachePool, table: RowTable, target: int, source: int) -> None:
+        self._caches = caches
+        self._num_rows = table.num_rows
+        self._target, self._source = target, source
+
+    def admits(self, sequence: Sequence) -> bool:
+        """Whether this sequence fits too; its rows are then taken."""
+        source = max(self._source, round_up(len(sequence.source_ids)))
+        num_rows = self._num_rows + sequence.beam_size
+        if num_rows > self._caches.num_rows_at(self._target, source):
+            return False
+        self._num_rows, self._source = num_rows, source
+        return True
+
+
 def open_runners(
-    bundle: Bundle, precision: str, device: Device, *, count: int, max_rows: int
+    bundle: Bundle,
+    precision: str,
+    device: Device,
+    *,
+    count: int,
+    max_rows: int,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> list[Runner]:
-    """So many runners over one pair of sessions. Raises BundleError."""
+    """So many runners over one pair of sessions, sharing the bytes. Raises BundleError."""
     graphs = Graphs.open(bundle, precision, device)
-    return [Runner(graphs, max_rows) for _ in range(count)]
-
-
-def _cache(layers: int, rows: int, length: int, heads: int, size: int) -> NDArray[np.float32]:
-    """Zeros (L, R, H, length, D) whose pages cost memory only where they are written.
-
-    NumPy asks for huge pages for its own arrays: a row that is a tenth full would then take all its
-    memory (measured: 98 MiB instead of 17 for 64 rows of 20 tokens).
-    """
-    shape = (layers, rows, heads, length, size)
-    pages = mmap.mmap(-1, math.prod(shape) * np.dtype(np.float32).itemsize)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, np.float32).reshape(shape)
+    return [Runner(graphs, max_rows, cache_bytes // count) for _ in range(count)]
 
 
 def _block_width(vocab_size: int) -> int:

@@ -6,8 +6,17 @@ First come, first served. Knows counts of rows and tokens, and neither models no
 import threading
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
+from typing import Protocol
 
 from service.translation.sequence import Sequence
+
+
+class Room(Protocol):
+    """What a worker still has room for."""
+
+    def admits(self, sequence: Sequence) -> bool:
+        """Whether this sequence fits too; its room is then taken."""
 
 
 class Scheduler:
@@ -57,8 +66,14 @@ class Scheduler:
         """Whether the workers are to end."""
         return self._is_closed
 
-    def take(self, num_free_rows: int, *, block: bool) -> list[Sequence]:
-        """The next sequences for a worker with so many free rows, cancelled ones among them.
+    def give_back(self, sequences: SequenceOf[Sequence]) -> None:
+        """Let sequences wait again that a worker has taken, before all others."""
+        with self._changed:
+            self._waiting.extendleft(reversed(sequences))
+            self._changed.notify_all()
+
+    def take(self, room: Room, *, block: bool) -> list[Sequence]:
+        """The next sequences for a worker with this room, cancelled ones among them.
 
         With `block` it waits until there is one; an empty answer then means that it is closed.
         """
@@ -67,9 +82,9 @@ class Scheduler:
         with self._changed:
             while block and not self._waiting and not self._is_closed:
                 self._changed.wait()
-            return self._next(num_free_rows)
+            return self._next(room)
 
-    def _next(self, num_free_rows: int) -> list[Sequence]:
+    def _next(self, room: Room) -> list[Sequence]:
         share = -(-len(self._waiting) // self._num_workers)
         taken: list[Sequence] = []
         tokens = 0
@@ -77,8 +92,9 @@ class Scheduler:
             sequence = self._waiting[0]
             if not sequence.is_cancelled:
                 tokens += len(sequence.source_ids)
-                num_free_rows -= sequence.beam_size
-                if num_free_rows < 0 or (taken and tokens > self._encode_tokens_per_step):
+                if taken and tokens > self._encode_tokens_per_step:
+                    break
+                if not room.admits(sequence):
                     break
             taken.append(self._waiting.popleft())
         return taken

@@ -56,6 +56,10 @@ class Sequence:
         """How many rows it decodes in."""
         return self.options.beam_size
 
+    def restart(self) -> None:
+        """Forget all that was decoded; what a stream has been told stays true."""
+        self.finished = []
+
     def add_finished(self, hypothesis: ScoredTokens) -> None:
         """Keep the hypothesis if it is among the best beam_size; of equals the earlier wins."""
         place = len(self.finished)

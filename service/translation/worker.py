@@ -17,7 +17,7 @@ from service.errors import InternalError
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
 from service.translation.rows import RowTable
-from service.translation.scheduler import Scheduler
+from service.translation.scheduler import Room, Scheduler
 from service.translation.search import Search
 from service.translation.selection import Floats, Ints
 from service.translation.sequence import Sequence
@@ -29,6 +29,13 @@ class StepRunner(Protocol):
     """What a worker needs of a runner; see `Runner`."""
 
     table: RowTable
+
+    def room(self) -> Room:
+        """For the sequences that may join now."""
+
+    @property
+    def num_rows_next(self) -> int:
+        """How many rows fit in the next step."""
 
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
         """Encode sequences into their rows; returns the padding encoded."""
@@ -93,6 +100,7 @@ class DecodeWorker:
         results = StepResults()
         self._drop_cancelled(results)
         self._admit(results)
+        self._make_room()
         if self._running:
             self._step(results)
         return results
@@ -109,7 +117,8 @@ class DecodeWorker:
 
     def _admit(self, results: StepResults) -> None:
         table = self._runner.table
-        taken = self._scheduler.take(table.num_free, block=not (self._running or results))
+        room = self._runner.room()
+        taken = self._scheduler.take(room, block=not (self._running or results))
         self._measures.queued(-len(taken))
         now = time.monotonic()
         joining = [sequence for sequence in taken if not sequence.is_cancelled]
@@ -132,6 +141,21 @@ class DecodeWorker:
         for sequence in joining:
             sequence.encode_seconds = encode_seconds
         self._measures.encoded(joining, encode_seconds, padding)
+
+    def _make_room(self) -> None:
+        """Where targets have grown out of the memory, the last to join wait and begin anew.
+
+        Their answers are the same then: nobody shares in them.
+        """
+        leaving: list[Sequence] = []
+        while self._runner.table.num_rows > self._runner.num_rows_next:
+            last = max(self._running, key=lambda sequence: sequence.admitted_at)
+            self._measures.set_back(last, self._runner.table)
+            self._release([last])
+            last.restart()
+            leaving.append(last)
+        if leaving:
+            self._scheduler.give_back(sorted(leaving, key=lambda one: one.arrived_at))
 
     def _step(self, results: StepResults) -> None:
         begun = time.monotonic()

@@ -45,7 +45,7 @@ def copying_transformer() -> Transformer:
     )  # fmt: skip
     model = Transformer(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(300):
+    for _ in range(400):
         length = rng.randint(1, 9)
         words = torch.randint(3, VOCAB_SIZE, (32, length))
         ids = torch.cat([words, torch.full((32, 1), config.eos_token_id)], dim=1)

@@ -148,7 +148,8 @@ def open_graphs(model: Transformer, products: Products, folder: Path, bundle: Bu
         open_session(folder / f"{name}.onnx", device="cpu", threads=1)
         for name in ("encoder", "decoder")
     )
-    return Graphs(bundle.translation, encoder, decoder)
+    caches = "int8" if products.cache_scales else "float32"
+    return Graphs(bundle.translation, encoder, decoder, caches)
 
 
 @pytest.mark.parametrize("form", ["calibrated", "row", "dynamic"])
@@ -158,9 +159,9 @@ def test_only_a_dynamic_scale_lets_a_neighbour_disturb_a_row(
     """One activation scale for a whole tensor is the fault that int8 serving is prone to: an
     outlier in one sentence changes the rounding of all others. The check must see it."""
     model = copying_transformer
-    ranges = calibrate_translation(model, [(source, source) for source in SOURCES])
+    calibration = calibrate_translation(model, [(source, source) for source in SOURCES])
     products = {
-        "calibrated": CalibratedProducts(ranges),
+        "calibrated": CalibratedProducts(calibration),
         "row": RowProducts(),
         "dynamic": DynamicProducts(),
     }[form]
@@ -202,9 +203,9 @@ def test_a_range_uses_both_signs_only_when_it_has_them(
 
 def test_calibration_leaves_the_model_as_it_was(copying_transformer: Transformer) -> None:
     before = len(copying_transformer.decoder_norm._forward_hooks)
-    ranges = calibrate_translation(copying_transformer, [([5, 2], [6, 2])])
+    calibration = calibrate_translation(copying_transformer, [([5, 2], [6, 2])])
     assert len(copying_transformer.decoder_norm._forward_hooks) == before
-    assert ranges["encoder_layers.0.feed_forward.fc2"].low == 0.0  # behind a ReLU
-    assert "decoder_norm" in ranges
+    assert calibration.activations["encoder_layers.0.feed_forward.fc2"].low == 0.0  # behind a ReLU
+    assert "decoder_norm" in calibration.activations
     with pytest.raises(ValueError, match="at least one sample"):
         calibrate_translation(copying_transformer, [])

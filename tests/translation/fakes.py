@@ -44,6 +44,19 @@ def random_script(vocab_size: int, *, eos_boost: float = 0.0, seed: int = 0) -> 
     return script
 
 
+@dataclass
+class FreeRows:
+    """Room for so many rows."""
+
+    num_free: int
+
+    def admits(self, sequence: Sequence) -> bool:
+        if sequence.beam_size > self.num_free:
+            return False
+        self.num_free -= sequence.beam_size
+        return True
+
+
 class FakeRunner:
     """A model whose logits are scripted from what the caches of a row hold, not from the table.
 
@@ -59,6 +72,13 @@ class FakeRunner:
         self._script = script
         self._sources: list[tuple[int, ...]] = [()] * max_rows
         self._targets = np.full((max_rows, max_target_tokens), -1)  # (R, T)
+
+    def room(self) -> "FreeRows":
+        return FreeRows(self.table.num_free)
+
+    @property
+    def num_rows_next(self) -> int:
+        return self.table.capacity
 
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
         for sequence in sequences:

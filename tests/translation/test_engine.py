@@ -59,7 +59,7 @@ class Rig:
         assert all(runner.table.num_rows == 0 for runner in self.runners)
 
     def _open(
-        self, bundle: Bundle, precision: str, device: str, *, count: int, max_rows: int
+        self, bundle: Bundle, precision: str, device: str, *, count: int, max_rows: int, **_: Any
     ) -> list[FakeRunner]:
         limit = bundle.translation.limits.max_target_tokens
         self.runners = [

@@ -4,7 +4,7 @@ import threading
 
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
-from tests.translation.fakes import make_sequence
+from tests.translation.fakes import FreeRows, make_sequence
 
 ENDLESS = 1 << 20
 
@@ -21,46 +21,46 @@ def test_sequences_leave_in_the_order_they_came() -> None:
     queue, sequences = scheduler(), waiting(10)
     queue.add(sequences[:4])
     queue.add(sequences[4:])
-    assert queue.take(3, block=False) == sequences[:3]
-    assert queue.take(100, block=False) == sequences[3:]
+    assert queue.take(FreeRows(3), block=False) == sequences[:3]
+    assert queue.take(FreeRows(100), block=False) == sequences[3:]
     assert queue.num_waiting == 0
 
 
 def test_workers_share_what_waits() -> None:
     queue, sequences = scheduler(num_workers=3), waiting(7)
     queue.add(sequences)
-    shares = [len(queue.take(100, block=False)) for _ in range(4)]
+    shares = [len(queue.take(FreeRows(100), block=False)) for _ in range(4)]
     assert shares == [3, 2, 1, 1]
-    assert queue.take(100, block=False) == []
+    assert queue.take(FreeRows(100), block=False) == []
 
 
 def test_a_sequence_joins_with_all_its_beams_or_not_at_all() -> None:
     queue, sequences = scheduler(), waiting(3, beam_size=4)
     queue.add(sequences)
-    assert queue.take(3, block=False) == []
-    assert queue.take(9, block=False) == sequences[:2]
+    assert queue.take(FreeRows(3), block=False) == []
+    assert queue.take(FreeRows(9), block=False) == sequences[:2]
 
 
 def test_a_small_sequence_does_not_overtake_a_large_one() -> None:
     queue = scheduler()
     large, small = waiting(1, beam_size=4)[0], waiting(1)[0]
     queue.add([large, small])
-    assert queue.take(2, block=False) == []
-    assert queue.take(5, block=False) == [large, small]
+    assert queue.take(FreeRows(2), block=False) == []
+    assert queue.take(FreeRows(5), block=False) == [large, small]
 
 
 def test_at_most_so_many_tokens_join_between_two_steps() -> None:
     queue, sequences = scheduler(encode_tokens_per_step=10), waiting(5, num_tokens=4)
     queue.add(sequences)
-    assert queue.take(100, block=False) == sequences[:2]
-    assert queue.take(100, block=False) == sequences[2:4]
+    assert queue.take(FreeRows(100), block=False) == sequences[:2]
+    assert queue.take(FreeRows(100), block=False) == sequences[2:4]
 
 
 def test_a_sequence_over_the_token_budget_joins_alone() -> None:
     queue = scheduler(encode_tokens_per_step=10)
     sequences = [*waiting(1, num_tokens=50), *waiting(1)]
     queue.add(sequences)
-    assert queue.take(100, block=False) == sequences[:1]
+    assert queue.take(FreeRows(100), block=False) == sequences[:1]
 
 
 def test_a_cancelled_sequence_takes_neither_rows_nor_tokens() -> None:
@@ -68,21 +68,21 @@ def test_a_cancelled_sequence_takes_neither_rows_nor_tokens() -> None:
     cancelled, running = waiting(2)
     cancelled.is_cancelled = True
     queue.add([cancelled, running])
-    assert queue.take(1, block=False) == [cancelled, running]
+    assert queue.take(FreeRows(1), block=False) == [cancelled, running]
 
 
 def test_only_those_leave_the_queue_that_still_wait() -> None:
     queue, sequences = scheduler(), waiting(5)
     queue.add(sequences)
-    taken = queue.take(2, block=False)
+    taken = queue.take(FreeRows(2), block=False)
     assert queue.remove([taken[0], sequences[3]]) == 1
-    assert queue.take(100, block=False) == [sequences[2], sequences[4]]
+    assert queue.take(FreeRows(100), block=False) == [sequences[2], sequences[4]]
 
 
 def test_a_worker_without_work_waits_until_there_is_some() -> None:
     queue, sequences = scheduler(), waiting(1)
     taken: list[list[Sequence]] = []
-    worker = threading.Thread(target=lambda: taken.append(queue.take(1, block=True)))
+    worker = threading.Thread(target=lambda: taken.append(queue.take(FreeRows(1), block=True)))
     worker.start()
     queue.add(sequences)
     worker.join(timeout=30)
@@ -93,7 +93,8 @@ def test_closing_wakes_every_worker() -> None:
     queue = scheduler(num_workers=2)
     taken: list[list[Sequence]] = []
     workers = [
-        threading.Thread(target=lambda: taken.append(queue.take(1, block=True))) for _ in range(2)
+        threading.Thread(target=lambda: taken.append(queue.take(FreeRows(1), block=True)))
+        for _ in range(2)
     ]
     for worker in workers:
         worker.start()

@@ -1,0 +1,129 @@
+"""The attention caches of one decode worker: one buffer, laid out for what runs at the moment.
+
+Reading caches is bound by the memory's latency, so rows lie close together: each as long as the
+longest that runs, not as the longest that may. Measured with 64 int8 rows of 16 tokens, d 512, a
+layer: 280 us at a capacity of 24, 440 at one of 256. The layout follows from the capacities alone,
+and the buffer is what the caches may take: they cannot take more.
+Letters: P planes (key and value of every layer), R rows, H heads, D head size, T target capacity,
+S source capacity.
+"""
+
+import math
+import mmap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import TranslationCard
+
+CAPACITY_STEP = 8  # capacities are multiples of it
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSizes:
+    """What the caches of a model take."""
+
+    planes: int
+    heads: int
+    head_size: int
+    kind: np.dtype[Any]
+    max_target_tokens: int
+    max_source_tokens: int
+
+    @classmethod
+    def of(cls, card: TranslationCard, precision: str) -> "CacheSizes":
+        """Those of a bundle in this precision."""
+        sizes = card.architecture
+        return cls(
+            planes=2 * sizes.decoder_layers,
+            heads=sizes.num_heads,
+            head_size=sizes.head_size,
+            kind=np.dtype(card.cache_type(precision)),
+            max_target_tokens=card.limits.max_target_tokens,
+            max_source_tokens=card.limits.max_source_tokens,
+        )
+
+    def row_bytes(self, target: int, source: int) -> int:
+        """Of one row with room for so many target and source tokens."""
+        return self.planes * self.heads * self.head_size * self.kind.itemsize * (target + source)
+
+    @property
+    def longest_row_bytes(self) -> int:
+        """Of a row with the longest target and source that the model takes."""
+        return self.row_bytes(round_up(self.max_target_tokens), round_up(self.max_source_tokens))
+
+
+def round_up(tokens: int) -> int:
+    """The capacity for so many tokens."""
+    return max(1, -(-tokens // CAPACITY_STEP)) * CAPACITY_STEP
+
+
+class CachePool:
+    """Self- and cross-attention caches of rows 0 to num_rows - 1, views of one buffer.
+
+    `own` is (P, R, H, T, D), `cross` (P, R, H, S, D); a row's tokens lie at the front of T and S.
+    R is `max_rows`, or less where the buffer does not take so many at these capacities.
+    """
+
+    own: NDArray[Any]
+    cross: NDArray[Any]
+
+    def __init__(self, sizes: CacheSizes, *, max_rows: int, max_bytes: int) -> None:
+        self._sizes = sizes
+        self._max_rows = max_rows
+        self.num_bytes = min(max_bytes, max_rows * sizes.longest_row_bytes)
+        self._pages = mmap.mmap(-1, self.num_bytes)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):  # else a row takes 2 MiB as soon as it is touched
+            self._pages.madvise(mmap.MADV_NOHUGEPAGE)
+        self._lay_out(CAPACITY_STEP, CAPACITY_STEP)
+
+    @property
+    def capacities(self) -> tuple[int, int]:
+        """T and S."""
+        return self.own.shape[3], self.cross.shape[3]
+
+    def num_rows_at(self, target: int, source: int) -> int:
+        """R, if these were the capacities."""
+        return min(self._max_rows, self.num_bytes // self._sizes.row_bytes(target, source))
+
+    def resize(self, target: int, source: int, num_rows: int) -> None:
+        """Change the capacities, keeping what the first rows have; R must stay `num_rows` at least.
+
+        What a row has beyond a smaller capacity is lost.
+        """
+        if (target, source) == self.capacities:
+            return
+        if num_rows == 0:
+            self._lay_out(target, source)
+            return
+        own = self.own[:, :num_rows, :, :target].copy()
+        cross = self.cross[:, :num_rows, :, :source].copy()
+        self._lay_out(target, source)
+        self.own[:, :num_rows, :, : own.shape[3]] = own
+        self.cross[:, :num_rows, :, : cross.shape[3]] = cross
+
+    def forget(self) -> None:
+        """Give the memory back; no row runs."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._pages.madvise(mmap.MADV_DONTNEED)
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Let row `target` have the first `length` target tokens of row `source`."""
+        self.own[:, target, :, :length] = self.own[:, source, :, :length]
+
+    def copy_source(self, source: int, target: int, length: int) -> None:
+        """Let row `target` have the `length` source tokens of row `source`."""
+        self.cross[:, target, :, :length] = self.cross[:, source, :, :length]
+
+    def _lay_out(self, target: int, source: int) -> None:
+        num_rows = self.num_rows_at(target, source)
+        self.own = self._view(0, num_rows, target)
+        self.cross = self._view(self.own.nbytes, num_rows, source)
+
+    def _view(self, offset: int, num_rows: int, length: int) -> NDArray[Any]:
+        sizes = self._sizes
+        shape = (sizes.planes, num_rows, sizes.heads, length, sizes.head_size)
+        count = math.prod(shape)
+        return np.frombuffer(self._pages, sizes.kind, count, offset).reshape(shape)
