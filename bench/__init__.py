@@ -1,1 +1,1 @@
-"""Measurements of a running server: what its callers would see."""
+"""Measurements: ours beside its peers, and what callers of a running server see."""

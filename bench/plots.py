@@ -1,13 +1,38 @@
 """Figures as pictures."""
 
-from collections.abc import Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from bench.service import Figures
+COLOURS = {"aim": "tab:green", "met": "tab:blue", "missed": "tab:red", "": "tab:grey"}
 
 
-def draw_service(figures: Sequence[Figures], path: Path) -> None:
+def draw_comparisons(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Every recorded comparison as a bar, its rounds' spread, and what was aimed at, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(10, 1 + 0.3 * len(lines)))
+    for place, line in enumerate(reversed(lines)):
+        ratio = line["ratio"]
+        spread = [[max(0.0, ratio["value"] - ratio["lowest"])]]
+        spread.append([max(0.0, ratio["highest"] - ratio["value"])])
+        axis.barh(place, ratio["value"], color=COLOURS[line["verdict"]], xerr=spread)
+        if line["target"]:
+            axis.plot(line["target"]["at_least"], place, "k|", markersize=12)
+            axis.plot(line["target"]["aim"], place, "k*")
+    names = [f"{line['section']}: {line['case']}, {line['unit']}" for line in reversed(lines)]
+    axis.set_yticks(range(len(lines)), names, fontsize=7)
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_xlabel("ratio to the peer; bar: to reach, star: aim")
+    axis.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=110, bbox_inches="tight")  # long names need room on the left
+    pyplot.close(figure)
+
+
+def draw_service(figures: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Throughput and latency of translation over the number of callers, as a PNG."""
     import matplotlib
 
@@ -15,20 +40,21 @@ def draw_service(figures: Sequence[Figures], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
-    translations = [line for line in figures if line.tokens_per_second]
-    kinds = dict.fromkeys((line.name, line.units_a_call) for line in translations)
+    translations = [line for line in figures if line["tokens_per_second"]]
+    kinds = dict.fromkeys((line["name"], line["units_a_call"]) for line in translations)
     for name, units_a_call in kinds:
         lines = [
-            line for line in translations if (line.name, line.units_a_call) == (name, units_a_call)
+            line
+            for line in translations
+            if (line["name"], line["units_a_call"]) == (name, units_a_call)
         ]
-        callers = [line.num_callers for line in lines]
+        callers = [line["num_callers"] for line in lines]
         colour = "tab:blue" if "greedy" in name else "tab:orange"
         style = "-o" if units_a_call == 1 else "--s"
         label = f"{name.removeprefix('translate, ')}, {units_a_call} a call"
-        throughput = [line.units_per_second for line in lines]
+        throughput = [line["units_per_second"] for line in lines]
         median, worst = (
-            [seconds(line) * 1e3 for line in lines]
-            for seconds in (attrgetter("p50_seconds"), attrgetter("p99_seconds"))
+            [line[seconds] * 1e3 for line in lines] for seconds in ("p50_seconds", "p99_seconds")
         )
         left.plot(callers, throughput, style, c=colour, label=label)
         right.plot(callers, median, style, c=colour)

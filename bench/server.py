@@ -1,10 +1,11 @@
-"""A server process of this checkout, on free ports, for as long as it is measured."""
+"""A server process, ours or a peer's, on free ports, for as long as it is measured."""
 
 import asyncio
+import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,24 @@ class RunningServer:
 
 @asynccontextmanager
 async def running_server(*flags: str) -> AsyncIterator[RunningServer]:
-    """Start a server with these flags, and stop it as an operator would."""
+    """Start our server with these flags, and stop it as an operator would."""
+    command = [sys.executable, "-m", "service", "--grpc-port", "0", "--http-port", "0", *flags]
+    async with running_command(command) as server:
+        yield server
+
+
+@asynccontextmanager
+async def running_command(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> AsyncIterator[RunningServer]:
+    """Start a server that says its port and that it is ready as ours does; SIGTERM ends it."""
     begun = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "--grpc-port", "0", "--http-port", "0", *flags),
+        *command,
         cwd=ROOT,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "GRPC_VERBOSITY": "ERROR"}
+        | dict(environment or {}),
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None

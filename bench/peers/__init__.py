@@ -1,0 +1,1 @@
+"""Peers: their environments, their models, and a server around the one that has none."""
