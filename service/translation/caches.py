@@ -89,9 +89,9 @@ class CachePool:
         return min(self._max_rows, self.num_bytes // self._sizes.row_bytes(target, source))
 
     def resize(self, target: int, source: int, num_rows: int) -> None:
-        """Change the capacities, keeping what the first rows have; R must stay `num_rows` at least.
+        """Change the capacities, keeping what the first `num_rows` rows have.
 
-        What a row has beyond a smaller capacity is lost.
+        What a row has beyond a smaller capacity is lost; R must be `num_rows` at least.
         """
         if (target, source) == self.capacities:
             return
@@ -101,8 +101,8 @@ class CachePool:
         own = self.own[:, :num_rows, :, :target].copy()
         cross = self.cross[:, :num_rows, :, :source].copy()
         self._lay_out(target, source)
-        self.own[:, :num_rows, :, : own.shape[3]] = own
-        self.cross[:, :num_rows, :, : cross.shape[3]] = cross
+        self.own[:, : own.shape[1], :, : own.shape[3]] = own
+        self.cross[:, : cross.shape[1], :, : cross.shape[3]] = cross
 
     def forget(self) -> None:
         """Give the memory back; no row runs."""

@@ -1,7 +1,7 @@
 """What every decode step reads and writes, as arrays whose first axis is the row.
 
-Rows 0 to num_rows - 1 are running; when some end, the last ones move into the holes, so that a step
-always runs over a prefix. A sequence of beam size K owns K rows, anywhere. The caches of a row
+Rows 0 to num_rows - 1 are running. Where some end others begin, and the last ones move into the
+gaps that are left, so that a step always runs over a prefix. A sequence of beam size K owns K rows, anywhere. The caches of a row
 belong to the runner and follow through `RowMover`.
 """
 
@@ -28,46 +28,66 @@ class RowTable:
         self.num_rows = 0
         self.tokens = np.zeros((capacity, 1), np.int64)  # (R, 1) the input of the next step
         self.lengths = np.zeros(capacity, np.int32)  # (R,) tokens in the self-attention cache
+        self.source_ends = np.zeros(capacity, np.int32)  # (R,) its last position in the source
         self.scores = np.zeros(capacity, np.float32)  # (R,) summed log-probabilities
         self.limits = np.ones(capacity, np.int32)  # (R,) the most target tokens it may have
         self.minimums = np.zeros(capacity, np.int32)  # (R,) and the fewest before it may end
         # (R, T + 1): the start token, then the target so far: `history[row, :lengths[row] + 1]`.
         self.history = np.zeros((capacity, max_target_tokens + 1), np.int64)
         self.owners: list[Sequence | None] = [None] * capacity
+        self._gaps: list[int] = []  # rows under num_rows that nobody has
+        self._numbers = (
+            *(self.tokens, self.lengths, self.source_ends),
+            *(self.scores, self.limits, self.minimums),
+        )
 
     @property
     def num_free(self) -> int:
         """Rows that nobody has."""
-        return self.capacity - self.num_rows
+        return self.capacity - self.num_rows + len(self._gaps)
 
     def allocate(self, sequence: Sequence, start_token_id: int) -> None:
         """Give the sequence a row for each beam, at its start; only the first beam is alive."""
-        rows = list(range(self.num_rows, self.num_rows + sequence.beam_size))
-        self.num_rows += sequence.beam_size
+        rows = [self._free_row() for _ in range(sequence.beam_size)]
         sequence.rows = rows
         for row in rows:
             self.owners[row] = sequence
         self.tokens[rows] = start_token_id
         self.history[rows, 0] = start_token_id
         self.lengths[rows] = 0
+        self.source_ends[rows] = len(sequence.source_ids) - 1
         self.limits[rows] = sequence.options.max_target_tokens
         self.minimums[rows] = sequence.options.min_target_tokens
         self.scores[rows] = -np.inf
         self.scores[rows[0]] = 0.0
 
-    def release(self, sequences: SequenceOf[Sequence], mover: RowMover) -> None:
-        """Take back the rows of these sequences and close the gaps."""
-        holes = sorted(row for sequence in sequences for row in sequence.rows)
-        for row in holes:
-            self.owners[row] = None
+    def release(self, sequences: SequenceOf[Sequence]) -> None:
+        """Take back the rows of these sequences; `close_gaps` before the next step."""
         for sequence in sequences:
+            for row in sequence.rows:
+                self.owners[row] = None
+            self.lengths[sequence.rows] = 0
+            self.source_ends[sequence.rows] = 0
+            self._gaps += sequence.rows
             sequence.rows = []
-        remaining = self.num_rows - len(holes)
+
+    def close_gaps(self, mover: RowMover) -> None:
+        """Move the last rows into gaps that no sequence has filled since."""
+        if not self._gaps:
+            return
+        remaining = self.num_rows - len(self._gaps)
         movers = (row for row in range(remaining, self.num_rows) if self.owners[row] is not None)
-        for hole, row in zip((hole for hole in holes if hole < remaining), movers, strict=True):
-            self._move(row, hole)
-            mover.move_row(row, hole)
+        for gap, row in zip((gap for gap in self._gaps if gap < remaining), movers, strict=True):
+            self._move(row, gap)
+            mover.move_row(row, gap)
         self.num_rows = remaining
+        self._gaps.clear()
+
+    def _free_row(self) -> int:
+        if self._gaps:
+            return self._gaps.pop()
+        self.num_rows += 1
+        return self.num_rows - 1
 
     def _move(self, source: int, target: int) -> None:
         owner = self.owners[source]
@@ -76,5 +96,5 @@ class RowTable:
         self.owners[target], self.owners[source] = owner, None
         length = self.lengths[source] + 1
         self.history[target, :length] = self.history[source, :length]
-        for array in (self.tokens, self.lengths, self.scores, self.limits, self.minimums):
+        for array in self._numbers:
             array[target] = array[source]

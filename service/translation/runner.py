@@ -99,7 +99,6 @@ class Runner:
         self.table = RowTable(max_rows, card.limits.max_target_tokens)
         sizes = CacheSizes.of(card, graphs.precision)
         self._caches = CachePool(sizes, max_rows=max_rows, max_bytes=cache_bytes)
-        self._last_source_positions = np.zeros(max_rows, np.int32)  # (R,)
         self._logits = np.zeros((max_rows, card.architecture.vocab_size), np.float32)  # (R, V)
         self._bindings: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
 
@@ -114,9 +113,7 @@ class Runner:
 
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
         """Encode sequences that have their rows, into those rows. Returns the padding encoded."""
-        for sequence in sequences:
-            self._last_source_positions[sequence.rows] = len(sequence.source_ids) - 1
-        self._resize(self.table.num_rows - sum(one.beam_size for one in sequences))
+        self._resize()
         by_length = sorted(sequences, key=lambda sequence: len(sequence.source_ids))
         padding = 0
         for padded, group in groupby(by_length, key=self._padded_length):
@@ -128,7 +125,7 @@ class Runner:
     def step(self) -> Floats:
         """One decode step over all running rows: their logits (R, V), valid until the next."""
         num_rows = self.table.num_rows
-        self._resize(num_rows)
+        self._resize()
         self._graphs.decoder.run_with_iobinding(self._binding(num_rows))
         return self._logits[:num_rows]
 
@@ -151,9 +148,7 @@ class Runner:
     def move_row(self, source: int, target: int) -> None:
         """Everything kept for `source` is kept for `target` from now on."""
         self._caches.copy_row(source, target, int(self.table.lengths[source]))
-        last = int(self._last_source_positions[source])
-        self._last_source_positions[target] = last
-        self._caches.copy_source(source, target, last + 1)
+        self._caches.copy_source(source, target, int(self.table.source_ends[source]) + 1)
 
     def _needed(self) -> tuple[int, int]:
         """The capacities that the running rows need in the next step."""
@@ -161,9 +156,9 @@ class Runner:
         if not num_rows:
             return CAPACITY_STEP, CAPACITY_STEP
         longest = int(self.table.lengths[:num_rows].max()) + 1
-        return round_up(longest), round_up(int(self._last_source_positions[:num_rows].max()) + 1)
+        return round_up(longest), round_up(int(self.table.source_ends[:num_rows].max()) + 1)
 
-    def _resize(self, num_kept: int) -> None:
+    def _resize(self) -> None:
         """Make the caches as long as needed; shorter only where they could be half as long."""
         needed, now = self._needed(), self._caches.capacities
         target, source = (
@@ -172,7 +167,7 @@ class Runner:
         )
         if self._caches.num_rows_at(target, source) < self.table.num_rows:
             target, source = needed
-        self._caches.resize(target, source, num_kept)
+        self._caches.resize(target, source, self.table.num_rows)
 
     def _padded_length(self, sequence: Sequence) -> int:
         buckets = -(-len(sequence.source_ids) // SOURCE_BUCKET)
@@ -187,10 +182,11 @@ class Runner:
             attention_mask[index, : len(sequence.source_ids)] = 1
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
         caches = self._graphs.encoder.run(self._cross_names, feeds)  # 2L times (B, H, S, D)
-        for index, sequence in enumerate(sequences):
-            length = len(sequence.source_ids)
-            for plane, cache in zip(self._caches.cross, caches, strict=True):
-                plane[sequence.rows, :, :length] = cache[index, :, :length]
+        rows = [row for sequence in sequences for row in sequence.rows]
+        beam_sizes = [sequence.beam_size for sequence in sequences]
+        for plane, cache in zip(self._caches.cross, caches, strict=True):
+            length = min(padded, plane.shape[2])
+            plane[rows, :, :length] = np.repeat(cache[:, :, :length], beam_sizes, axis=0)
 
     @cached_property
     def _cross_names(self) -> list[str]:
@@ -214,7 +210,7 @@ class Runner:
         inputs: dict[str, NDArray[Any]] = {
             "input_ids": self.table.tokens[:num_rows],
             "seqlens_k": self.table.lengths[:num_rows],
-            "encoder_seqlens_k": self._last_source_positions[:num_rows],
+            "encoder_seqlens_k": self.table.source_ends[:num_rows],
         }
         outputs: dict[str, NDArray[Any]] = {"logits": self._logits[:num_rows]}
         own = [plane[:num_rows] for plane in self._caches.own]
@@ -239,7 +235,7 @@ class Room:
 
     def __init__(self, caches: CachePool, table: RowTable, target: int, source: int) -> None:
         self._caches = caches
-        self._num_rows = table.num_rows
+        self._num_rows = table.capacity - table.num_free
         self._target, self._source = target, source
 
     def admits(self, sequence: Sequence) -> bool:

@@ -45,4 +45,5 @@ def _decode(runner: StepRunner, card: TranslationCard, sequences: list[Sequence]
         runner.step()
         for sequence in sequences:
             runner.table.lengths[sequence.rows] += 1
-    runner.table.release(sequences, runner)
+    runner.table.release(sequences)
+    runner.table.close_gaps(runner)

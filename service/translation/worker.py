@@ -101,6 +101,7 @@ class DecodeWorker:
         self._drop_cancelled(results)
         self._admit(results)
         self._make_room()
+        self._runner.table.close_gaps(self._runner)
         if self._running:
             self._step(results)
         return results
@@ -109,6 +110,10 @@ class DecodeWorker:
     def is_idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
         return not self._running and not self._scheduler.num_waiting
+
+    @property
+    def _num_rows(self) -> int:
+        return self._runner.table.capacity - self._runner.table.num_free
 
     def _run(self) -> None:
         while not (self._scheduler.is_closed and self.is_idle):
@@ -148,7 +153,7 @@ class DecodeWorker:
         Their answers are the same then: nobody shares in them.
         """
         leaving: list[Sequence] = []
-        while self._runner.table.num_rows > self._runner.num_rows_next:
+        while self._num_rows > self._runner.num_rows_next:
             last = max(self._running, key=lambda sequence: sequence.admitted_at)
             self._measures.set_back(last, self._runner.table)
             self._release([last])
@@ -211,6 +216,8 @@ class DecodeWorker:
         results.finished += sequences
 
     def _release(self, sequences: list[Sequence]) -> None:
-        self._runner.table.release(sequences, self._runner)
+        self._runner.table.release(sequences)
         ended = set(map(id, sequences))
         self._running = [one for one in self._running if id(one) not in ended]
+        if not self._running:
+            self._runner.table.close_gaps(self._runner)
