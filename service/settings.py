@@ -87,6 +87,12 @@ class Settings(BaseSettings):
         ge=1 << 20,
         description="bytes of attention caches a model uses at most; sentences wait beyond it",
     )
+    threads_alone: int = Field(
+        0,
+        ge=0,
+        description="threads that a decode worker computes on while the others have nothing to do; "
+        "0: one a core, where the model gains from it (its weights are then in memory twice)",
+    )
     encode_tokens_per_step: int = Field(
         2048, ge=1, description="source tokens encoded at most between two decode steps"
     )

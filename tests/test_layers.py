@@ -61,7 +61,7 @@ HOMES = {
     "attendant": {"attendant", "service.rpc", "service.http", "service.server"},
     "onnxruntime": {
         "service.runtime",
-        "service.translation.runner",
+        "service.translation.graphs",
         "service.classification.runner",
         "export",
     },

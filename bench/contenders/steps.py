@@ -20,7 +20,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
-from service.translation.runner import open_runners
+from service.translation.runner import Workers, open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
 from service.translation.warmup import warm_up
@@ -65,7 +65,8 @@ class Contender:
         self._scheduler = Scheduler(
             num_workers=1, encode_tokens_per_step=settings.encode_tokens_per_step
         )
-        (runner,) = open_runners(opened, precision, "cpu", count=1, max_rows=settings.max_rows)
+        workers = Workers(count=1, max_rows=settings.max_rows)
+        (runner,) = open_runners(opened, precision, "cpu", workers)
         warm_up(runner, card)
         measures = TranslationMeasures(Metrics.create(), opened.name)
         rules = TokenRules.from_card(card)

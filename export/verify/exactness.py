@@ -22,10 +22,11 @@ from export.seq2seq import Transformer
 from export.weights import load_bundle_model
 from service.bundle import Bundle
 from service.metrics import Metrics
+from service.translation.graphs import Graphs
 from service.translation.measures import TranslationMeasures
 from service.translation.options import DecodingOptions, EarlyStopping, FinishReason
 from service.translation.processors import TokenRules
-from service.translation.runner import Graphs, Runner
+from service.translation.runner import Runner
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import ScoredTokens, Sequence
 from service.translation.worker import DecodeWorker, StepResults

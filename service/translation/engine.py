@@ -39,7 +39,7 @@ from service.translation.options import (
 from service.translation.preparation import PreparedText, TextPreparer
 from service.translation.processors import TokenRules
 from service.translation.results import StreamEvent, Summary, Translation
-from service.translation.runner import open_runners
+from service.translation.runner import Workers, open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
 from service.translation.tokenizer import Tokenizer
@@ -56,14 +56,7 @@ class OpenRunners(Protocol):
     """Makes what the decode workers run on; see `runner.open_runners`."""
 
     def __call__(
-        self,
-        bundle: Bundle,
-        precision: str,
-        device: Device,
-        *,
-        count: int,
-        max_rows: int,
-        cache_bytes: int,
+        self, bundle: Bundle, precision: str, device: Device, workers: Workers
     ) -> SequenceOf[StepRunner]:
         """One runner for each worker."""
 
@@ -100,18 +93,11 @@ class TranslationEngine:
         self._max_queued = settings.max_queued_sequences
         self._measures = TranslationMeasures(metrics, self.model_name)
         self._rate = RateMeter()
-        num_workers = num_decode_workers(settings)
+        workers = Workers.of(settings)
         self._scheduler = Scheduler(
-            num_workers=num_workers, encode_tokens_per_step=settings.encode_tokens_per_step
+            num_workers=workers.count, encode_tokens_per_step=settings.encode_tokens_per_step
         )
-        runners = open_runners(
-            bundle,
-            self.precision,
-            self.device,
-            count=num_workers,
-            max_rows=settings.max_rows,
-            cache_bytes=settings.cache_memory,
-        )
+        runners = open_runners(bundle, self.precision, self.device, workers)
         for runner in runners:
             warm_up(runner, card)
         rules = TokenRules.from_card(card)

@@ -1,8 +1,8 @@
 """What every decode step reads and writes, as arrays whose first axis is the row.
 
 Rows 0 to num_rows - 1 are running. Where some end others begin, and the last ones move into the
-gaps that are left, so that a step always runs over a prefix. A sequence of beam size K owns K rows, anywhere. The caches of a row
-belong to the runner and follow through `RowMover`.
+gaps that are left, so that a step always runs over a prefix. A sequence of beam size K owns K rows,
+anywhere. The caches of a row belong to the runner and follow through `RowMover`.
 """
 
 from collections.abc import Sequence as SequenceOf

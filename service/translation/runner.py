@@ -6,85 +6,40 @@ is copied in or out.
 Letters: R rows, B batch, S source length, H heads, D head size, L layers, V vocabulary.
 """
 
+import logging
+import time
 from collections import OrderedDict
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, GraphName, TranslationCard, expected_tensors
-from service.runtime import Device, check_tensors, open_session
+from service.bundle import Bundle, TranslationCard
+from service.runtime import Device, num_cores
+from service.settings import Settings
 from service.translation.caches import CAPACITY_STEP, CachePool, CacheSizes, round_up
+from service.translation.graphs import Graphs
+from service.translation.options import num_decode_workers
 from service.translation.rows import RowTable
 from service.translation.selection import Floats, Ints
 from service.translation.sequence import Sequence
 
-# Sources are padded to a multiple of this and encoded with others of that padded length: little
+# Sources are encoded with others whose length is in the same bucket, padded to the longest: little
 # padding, and few encoder runs. The padding changes no bit of a row (tests hold that).
-SOURCE_BUCKET = 8
+SOURCE_BUCKET = 16
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE_BYTES = 1 << 30
 SHRINK = 2  # caches this many times longer than needed are made shorter
 MAX_BINDINGS = 1024  # a few kilobytes each
-
-SELECTION_GRAPH = Path(__file__).parent / "selection.onnx"
-SELECTION_ELEMENTS = 1 << 19  # logits a run of the selection; measured, 2 MiB of them
-BLOCK_WIDTHS = range(16, 513)
-BEST_BLOCK_WIDTH = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Graphs:
-    """The sessions of one bundle in one precision. `run` may be called from several threads."""
-
-    encoder: onnxruntime.InferenceSession
-    decoder: onnxruntime.InferenceSession
-    selection: "Selection"
-    card: TranslationCard
-    precision: str
-
-    @classmethod
-    def open(cls, bundle: Bundle, precision: str, device: Device) -> "Graphs":
-        """Open both graphs and check their tensors. Raises BundleError."""
-
-        def session(graph: GraphName) -> onnxruntime.InferenceSession:
-            # One thread: a call computes on its caller's thread, and any number may call at once.
-            path = bundle.path(precision, graph)
-            opened = open_session(path, device=device, threads=1)
-            tensors = expected_tensors(bundle.card, graph, precision=precision)
-            check_tensors(opened, inputs=tensors.inputs, outputs=tensors.outputs, graph=str(path))
-            return opened
-
-        card = bundle.translation
-        selection = Selection(card.architecture.vocab_size, device)
-        return cls(session("encoder"), session("decoder"), selection, card, precision)
-
-
-class Selection:
-    """The graph that chooses tokens from logits; `export.graphs.selection` says how."""
-
-    def __init__(self, vocab_size: int, device: Device) -> None:
-        self._session = open_session(SELECTION_GRAPH, device=device, threads=1)
-        self._shape = np.array([0, -1, _block_width(vocab_size)], np.int64)
-        # As many rows a run as leave what lies between its operators in a core's cache.
-        self._rows_a_run = max(1, SELECTION_ELEMENTS // vocab_size)
-
-    def best_tokens(self, logits: Floats, count: int) -> tuple[Floats, Ints]:
-        """Logits (R, V) -> the largest log-probabilities, best first, and tokens (R, count)."""
-        values = np.empty((len(logits), count), np.float32)
-        tokens = np.empty((len(logits), count), np.int64)
-        feeds = {"count": np.array([count], np.int64), "blocks": self._shape}
-        for start in range(0, len(logits), self._rows_a_run):
-            rows = slice(start, start + self._rows_a_run)
-            found = self._session.run(None, {"logits": logits[rows], **feeds})
-            values[rows], tokens[rows] = found
-        return values, tokens
+NUM_TIMED_STEPS = 5
+WORTHWHILE_GAIN = 1.15  # of several threads; else their memory is given back
+SMALLEST_PARALLEL_WEIGHTS = 8_000_000  # of a decoder; smaller ones did not gain
 
 
 class Runner:
@@ -95,12 +50,24 @@ class Runner:
     ) -> None:
         card = graphs.card
         self._graphs = graphs
-        self._max_source_tokens = card.limits.max_source_tokens
         self.table = RowTable(max_rows, card.limits.max_target_tokens)
         sizes = CacheSizes.of(card, graphs.precision)
         self._caches = CachePool(sizes, max_rows=max_rows, max_bytes=cache_bytes)
         self._logits = np.zeros((max_rows, card.architecture.vocab_size), np.float32)  # (R, V)
-        self._bindings: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        self._bindings: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._parallel: Graphs | None = None
+        self.alone = False  # whether no other worker of the model computes
+
+    def gain_from(self, parallel: Graphs) -> float:
+        """Use graphs that compute on several threads while no other worker does, if that is faster.
+
+        Their answers are the same to the bit. Returns how many times faster a step of one row is.
+        """
+        one_thread = self._seconds_a_step(self._graphs)
+        gain = one_thread / self._seconds_a_step(parallel)
+        if gain >= WORTHWHILE_GAIN:
+            self._parallel = parallel
+        return gain
 
     def room(self) -> "Room":
         """For the sequences that may join now."""
@@ -116,8 +83,9 @@ class Runner:
         self._resize()
         by_length = sorted(sequences, key=lambda sequence: len(sequence.source_ids))
         padding = 0
-        for padded, group in groupby(by_length, key=self._padded_length):
+        for _, group in groupby(by_length, key=_source_bucket):
             members = list(group)
+            padded = len(members[-1].source_ids)
             self._encode(members, padded)
             padding += padded * len(members) - sum(len(one.source_ids) for one in members)
         return padding
@@ -126,7 +94,8 @@ class Runner:
         """One decode step over all running rows: their logits (R, V), valid until the next."""
         num_rows = self.table.num_rows
         self._resize()
-        self._graphs.decoder.run_with_iobinding(self._binding(num_rows))
+        graphs = self._chosen_graphs()
+        graphs.decoder.run_with_iobinding(self._binding(graphs, num_rows))
         return self._logits[:num_rows]
 
     def best_tokens(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
@@ -169,10 +138,6 @@ class Runner:
             target, source = needed
         self._caches.resize(target, source, self.table.num_rows)
 
-    def _padded_length(self, sequence: Sequence) -> int:
-        buckets = -(-len(sequence.source_ids) // SOURCE_BUCKET)
-        return min(buckets * SOURCE_BUCKET, self._max_source_tokens)
-
     def _encode(self, sequences: SequenceOf[Sequence], padded: int) -> None:
         """Encode sequences of one padded length and keep their keys and values in their rows."""
         input_ids = np.zeros((len(sequences), padded), np.int64)  # (B, S)
@@ -181,7 +146,9 @@ class Runner:
             input_ids[index, : len(sequence.source_ids)] = sequence.source_ids
             attention_mask[index, : len(sequence.source_ids)] = 1
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-        caches = self._graphs.encoder.run(self._cross_names, feeds)  # 2L times (B, H, S, D)
+        caches = self._chosen_graphs().encoder.run(
+            self._cross_names, feeds
+        )  # 2L times (B, H, S, D)
         rows = [row for sequence in sequences for row in sequence.rows]
         beam_sizes = [sequence.beam_size for sequence in sequences]
         for plane, cache in zip(self._caches.cross, caches, strict=True):
@@ -192,21 +159,34 @@ class Runner:
     def _cross_names(self) -> list[str]:
         return _cache_names("present", "encoder", self._graphs.card)
 
-    def _binding(self, num_rows: int) -> Any:
+    def _chosen_graphs(self) -> Graphs:
+        return self._parallel if self.alone and self._parallel is not None else self._graphs
+
+    def _seconds_a_step(self, graphs: Graphs) -> float:
+        """Of the first row, whatever it holds; no row runs."""
+        binding = self._bind(graphs, 1)
+        seconds = []
+        for _ in range(NUM_TIMED_STEPS):
+            begun = time.perf_counter()
+            graphs.decoder.run_with_iobinding(binding)
+            seconds.append(time.perf_counter() - begun)
+        return min(seconds)
+
+    def _binding(self, graphs: Graphs, num_rows: int) -> Any:
         """The binding of a step over the first rows, made once for each layout of the caches."""
-        key = (num_rows, *self._caches.capacities)
+        key = (num_rows, graphs is self._parallel, *self._caches.capacities)
         if key in self._bindings:
             self._bindings.move_to_end(key)
         else:
-            self._bindings[key] = self._bind(num_rows)
+            self._bindings[key] = self._bind(graphs, num_rows)
             if len(self._bindings) > MAX_BINDINGS:
                 self._bindings.popitem(last=False)
         return self._bindings[key]
 
-    def _bind(self, num_rows: int) -> Any:
+    def _bind(self, graphs: Graphs, num_rows: int) -> Any:
         """The addresses of all that a step over the first `num_rows` rows reads and writes."""
-        binding = self._graphs.decoder.io_binding()
-        card, (target, source) = self._graphs.card, self._caches.capacities
+        binding = graphs.decoder.io_binding()
+        card, (target, source) = graphs.card, self._caches.capacities
         inputs: dict[str, NDArray[Any]] = {
             "input_ids": self.table.tokens[:num_rows],
             "seqlens_k": self.table.lengths[:num_rows],
@@ -219,7 +199,7 @@ class Runner:
         inputs |= zip(_cache_names("past_key_values", "encoder", card), cross, strict=True)
         # The same address in and out: GroupQueryAttention appends in place.
         outputs |= zip(_cache_names("present", "decoder", card), own, strict=True)
-        if card.cache_type(self._graphs.precision) == "int8":
+        if card.cache_type(graphs.precision) == "int8":
             outputs |= zip(_cache_names("present", "encoder", card), cross, strict=True)
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -248,27 +228,52 @@ class Room:
         return True
 
 
-def open_runners(
-    bundle: Bundle,
-    precision: str,
-    device: Device,
-    *,
-    count: int,
-    max_rows: int,
-    cache_bytes: int = DEFAULT_CACHE_BYTES,
-) -> list[Runner]:
-    """So many runners over one pair of sessions, sharing the bytes. Raises BundleError."""
-    graphs = Graphs.open(bundle, precision, device)
-    return [Runner(graphs, max_rows, cache_bytes // count) for _ in range(count)]
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many runners, and what each may use."""
+
+    count: int
+    max_rows: int
+    cache_bytes: int = DEFAULT_CACHE_BYTES  # of all together
+    threads_alone: int = 1  # of a runner while the others have nothing to do
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Workers":
+        """Those of every model of a server."""
+        return cls(
+            count=num_decode_workers(settings),
+            max_rows=settings.max_rows,
+            cache_bytes=settings.cache_memory,
+            threads_alone=settings.threads_alone or num_cores(),
+        )
 
 
-def _block_width(vocab_size: int) -> int:
-    """The width of the blocks that the selection looks for maxima in: it has to divide V.
+def open_runners(bundle: Bundle, precision: str, device: Device, workers: Workers) -> list[Runner]:
+    """Runners over one pair of sessions, or two where those on several threads gain.
 
-    A vocabulary that has no such divisor is one block: right, and slower.
+    Raises BundleError.
     """
-    fitting = [width for width in BLOCK_WIDTHS if vocab_size % width == 0]
-    return min(fitting, key=lambda width: abs(width - BEST_BLOCK_WIDTH), default=vocab_size)
+    graphs = Graphs.open(bundle, precision, device)
+    cache_bytes = workers.cache_bytes // workers.count
+    runners = [Runner(graphs, workers.max_rows, cache_bytes) for _ in range(workers.count)]
+    # With more threads than heads a row's attention is split, and rounds differently.
+    threads = min(workers.threads_alone, graphs.card.architecture.num_heads)
+    if device == "cpu" and threads > 1 and _num_weights(graphs.card) > SMALLEST_PARALLEL_WEIGHTS:
+        parallel = Graphs.open(bundle, precision, device, threads)
+        gains = [runner.gain_from(parallel) for runner in runners]
+        logger.info("%s: a step on %d threads is %.2f times faster", bundle.name, threads, gains[0])
+    return runners
+
+
+def _num_weights(card: TranslationCard) -> int:
+    """About, of a decoder."""
+    sizes = card.architecture
+    layer = (8 * sizes.d_model + 2 * sizes.ffn_size) * sizes.d_model
+    return sizes.decoder_layers * layer + sizes.vocab_size * sizes.d_model
+
+
+def _source_bucket(sequence: Sequence) -> int:
+    return (len(sequence.source_ids) - 1) // SOURCE_BUCKET
 
 
 def _cache_names(prefix: str, side: str, card: TranslationCard) -> list[str]:

@@ -33,6 +33,7 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
+        self._num_idle = 0  # workers that wait in `take`
 
     def add(self, sequences: Iterable[Sequence]) -> None:
         """Let sequences wait for their turn, in this order."""
@@ -54,6 +55,11 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Sequences in the queue."""
         return len(self._waiting)
+
+    @property
+    def others_idle(self) -> bool:
+        """Whether all workers but the one that asks have nothing to do."""
+        return self._num_idle >= self._num_workers - 1
 
     def close(self) -> None:
         """Let `take` return nothing and never block again."""
@@ -80,8 +86,10 @@ class Scheduler:
         if not self._waiting and not block:
             return []  # looked at without the lock: this runs between any two decode steps
         with self._changed:
+            self._num_idle += 1
             while block and not self._waiting and not self._is_closed:
                 self._changed.wait()
+            self._num_idle -= 1
             return self._next(room)
 
     def _next(self, room: Room) -> list[Sequence]:

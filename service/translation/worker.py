@@ -29,6 +29,7 @@ class StepRunner(Protocol):
     """What a worker needs of a runner; see `Runner`."""
 
     table: RowTable
+    alone: bool  # set before each turn: no other worker of the model computes
 
     def room(self) -> Room:
         """For the sequences that may join now."""
@@ -124,6 +125,7 @@ class DecodeWorker:
         table = self._runner.table
         room = self._runner.room()
         taken = self._scheduler.take(room, block=not (self._running or results))
+        self._runner.alone = self._scheduler.others_idle
         self._measures.queued(-len(taken))
         now = time.monotonic()
         joining = [sequence for sequence in taken if not sequence.is_cancelled]

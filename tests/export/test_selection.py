@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from export.graphs.selection import PATH, selection_graph
-from service.translation.runner import Selection
+from service.translation.graphs import Selection
 from service.translation.selection import log_sum_exp
 
 

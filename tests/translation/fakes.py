@@ -66,6 +66,7 @@ class FakeRunner:
     def __init__(self, script: Script, *, max_rows: int = 64, max_target_tokens: int = 64) -> None:
         self.table = RowTable(max_rows, max_target_tokens)
         self.num_steps = 0
+        self.alone = False
         self.failing_steps: set[int] = set()
         self.failing_sources: set[tuple[int, ...]] = set()
         self.before_step: Callable[[], object] = lambda: None

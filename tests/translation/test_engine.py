@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.translation.engine import TranslationEngine
 from service.translation.options import DecodingOptions, FinishReason, Segmentation
 from service.translation.results import Summary, TextDelta, TextFinished
+from service.translation.runner import Workers
 from tests.translation.fakes import FakeRunner, reading
 
 GREEDY = DecodingOptions(return_scores=True)
@@ -59,11 +60,12 @@ class Rig:
         assert all(runner.table.num_rows == 0 for runner in self.runners)
 
     def _open(
-        self, bundle: Bundle, precision: str, device: str, *, count: int, max_rows: int, **_: Any
+        self, bundle: Bundle, precision: str, device: str, workers: Workers
     ) -> list[FakeRunner]:
         limit = bundle.translation.limits.max_target_tokens
         self.runners = [
-            FakeRunner(self._copy, max_rows=max_rows, max_target_tokens=limit) for _ in range(count)
+            FakeRunner(self._copy, max_rows=workers.max_rows, max_target_tokens=limit)
+            for _ in range(workers.count)
         ]
         return self.runners
 

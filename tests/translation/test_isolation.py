@@ -14,10 +14,11 @@ from service.bundle import Bundle
 from service.metrics import Metrics
 from service.settings import Settings
 from service.translation.engine import TranslationEngine
+from service.translation.graphs import Graphs
 from service.translation.options import DecodingOptions, EarlyStopping
 from service.translation.processors import TokenRules
 from service.translation.results import Translation
-from service.translation.runner import Graphs, Runner
+from service.translation.runner import Runner
 from service.translation.sequence import Sequence
 from service.translation.tokenizer import Tokenizer
 from tests.translation.fakes import Bench, Outcome, make_sequence, outcome
