@@ -50,12 +50,12 @@ class Candidates:
 
     def taken(self, ranks: Ints) -> "Candidates":
         """Those at these ranks (N, K); at -1 a beam that is dead."""
-        none, ranks = ranks < 0, np.maximum(ranks, 0)
-        return Candidates(
-            np.where(none, -np.inf, np.take_along_axis(self.scores, ranks, axis=1)),
-            np.where(none, -1, np.take_along_axis(self.beams, ranks, axis=1)),
-            np.take_along_axis(self.tokens, ranks, axis=1),
-        )
+        each = np.arange(len(ranks))[:, None]
+        scores, beams = self.scores[each, ranks], self.beams[each, ranks]
+        none = ranks < 0
+        scores[none] = -np.inf
+        beams[none] = -1
+        return Candidates(scores, beams, self.tokens[each, ranks])
 
 
 class StepOutput(Protocol):
@@ -192,12 +192,9 @@ class BeamSearch:
         width = scores.shape[1]
         scores = scores.reshape(num_sequences, -1)  # (N * K, C) -> (N, K * C)
         tokens = tokens.reshape(num_sequences, -1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : 2 * beam_size]  # (N, 2K)
-        return Candidates(
-            scores=np.take_along_axis(scores, order, axis=1),
-            beams=order // width,
-            tokens=np.take_along_axis(tokens, order, axis=1),
-        )
+        order = (-scores).argsort(axis=1, kind="stable")[:, : 2 * beam_size]  # (N, 2K)
+        each = np.arange(num_sequences)[:, None]
+        return Candidates(scores[each, order], order // width, tokens[each, order])
 
     def _continuations(
         self, sequences: SequenceOf[Sequence], rows: Ints, logits: Floats
@@ -211,8 +208,10 @@ class BeamSearch:
             logits[rows[:, None], list(rules.suppressed)] = -np.inf
         count = self._num_needed(sequences[0].beam_size, logits.shape[1])
         values, tokens = self._output.best_tokens(rows, count)  # (N * K, C)
-        values[too_short[:, None] & (tokens == rules.eos)] = -np.inf
-        values[np.isin(tokens, rules.suppressed)] = -np.inf
+        if too_short.any():
+            values[too_short[:, None] & (tokens == rules.eos)] = -np.inf
+        if rules.suppressed:
+            values[np.isin(tokens, rules.suppressed)] = -np.inf
         for index, scores in changed:
             values[index], tokens[index] = top_tokens(scores[None], count)
         return values + table.scores[rows][:, None], tokens
@@ -308,11 +307,13 @@ class BeamSearch:
         rows (N, K) of the beams, parents (N, K) of the children, -1 for none -> rows (N, K).
         """
         beam_size = rows.shape[1]
-        same = parents[:, :, None] == parents[:, None, :]  # (N, K, K)
-        has_better_sibling = (same & np.tri(beam_size, k=-1, dtype=bool)).any(axis=2)
-        moved = has_better_sibling | (parents < 0)  # (N, K): as many as beams without a child
-        dead = ~(parents[:, :, None] == np.arange(beam_size)).any(axis=1)
-        inherited = np.take_along_axis(rows, np.maximum(parents, 0), axis=1)
+        children = parents[:, :, None] == np.arange(beam_size)  # (N, K, K), of which beam
+        dead = ~children.any(axis=1)  # (N, K) beams without a child
+        heirs = children.argmax(axis=1)  # (N, K) the best child of each beam
+        each = np.arange(len(rows))[:, None]
+        moved = heirs[each, parents] != np.arange(beam_size)  # (N, K): as many as are dead
+        moved |= parents < 0
+        inherited = rows[each, parents]
         copied = parents[moved] >= 0
         sources, targets = inherited[moved][copied], rows[dead][copied]
         if len(sources):

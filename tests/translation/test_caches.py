@@ -1,0 +1,103 @@
+"""The attention caches keep what rows have in any layout, and never take more than their budget."""
+
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from service.bundle import Bundle
+from service.metrics import Metrics
+from service.settings import Settings
+from service.translation.caches import CachePool, CacheSizes, round_up
+from service.translation.engine import TranslationEngine
+from service.translation.options import DecodingOptions
+from service.translation.runner import Workers, open_runners
+from tests.translation.fakes import Bench, make_sequence
+
+SIZES = CacheSizes(
+    planes=4,
+    heads=2,
+    head_size=8,
+    kind=np.dtype(np.float32),
+    max_target_tokens=64,
+    max_source_tokens=48,
+)
+MIB = 1 << 20
+
+
+def test_rows_keep_their_tokens_in_every_layout() -> None:
+    rng = random.Random(3)
+    pool = CachePool(SIZES, max_rows=12, max_bytes=MIB)
+    num_rows, target, source = 5, 16, 8
+    pool.resize(target, source, 0)
+    own = np.random.default_rng(1).normal(size=(4, num_rows, 2, 16, 8)).astype(np.float32)
+    cross = own[:, :, :, :8] + 1
+    pool.own[:, :num_rows], pool.cross[:, :num_rows] = own, cross
+    for _ in range(100):
+        target, source = (round_up(rng.randint(low, high)) for low, high in ((16, 64), (8, 48)))
+        pool.resize(target, source, num_rows)
+        assert pool.capacities == (target, source)
+        assert np.array_equal(pool.own[:, :num_rows, :, :16], own)
+        assert np.array_equal(pool.cross[:, :num_rows, :, :8], cross)
+        assert pool.own.nbytes + pool.cross.nbytes <= MIB
+
+
+def test_there_are_as_many_rows_as_the_budget_takes() -> None:
+    budget = 10 * SIZES.row_bytes(16, 8)
+    pool = CachePool(SIZES, max_rows=64, max_bytes=budget)
+    assert pool.num_rows_at(16, 8) == 10
+    assert pool.num_rows_at(64, 48) == 2
+    assert CachePool(SIZES, max_rows=4, max_bytes=budget).num_rows_at(16, 8) == 4
+
+
+@pytest.mark.parametrize(("beam_size", "min_set_back"), [(1, 5), (4, 2)])
+def test_sequences_that_outgrow_the_memory_begin_anew_and_say_the_same(
+    bundle: Bundle, beam_size: int, min_set_back: int
+) -> None:
+    """All join while they are short; at 200 tokens only some of them fit."""
+    sizes = CacheSizes.of(bundle.translation, "int8")
+    little = 2 * beam_size * sizes.longest_row_bytes
+    answers = []
+    for cache_bytes in (little, 1 << 30):
+        workers = Workers(count=1, max_rows=64, cache_bytes=cache_bytes)
+        (runner,) = open_runners(bundle, "int8", "cpu", workers)
+        bench = Bench(runner)
+        sequences = [
+            make_sequence((*range(10, 20 + n), 2), beam_size=beam_size, **FORCED) for n in range(14)
+        ]
+        bench.run(*sequences)
+        answers.append([one.finished for one in sequences])
+        lost = bench.metrics.registry.get_sample_value(
+            "attendant_wasted_tokens_total", {"model": "fake/1", "reason": "memory"}
+        )
+        assert (lost or 0) >= (min_set_back if cache_bytes == little else 0)
+    assert answers[0] == answers[1]
+
+
+FORCED = {"min_target_tokens": 200, "max_target_tokens": 200}
+
+
+async def test_a_thousand_long_texts_at_once_finish_on_16_mib(bundle: Bundle) -> None:
+    settings = Settings.model_validate(
+        {"cache_memory": 16 * MIB, "max_queued_sequences": 20_000, "device": "cpu"}
+    )
+    engine = TranslationEngine(bundle, settings=settings, metrics=Metrics.create())
+    engine.start()
+    try:
+        text = " ".join(f"the {n} red horse is running over a green field" for n in range(50))
+        options = DecodingOptions(max_target_tokens=8)
+        found = await engine.translate([text] * 1000, options)
+    finally:
+        await engine.stop()
+    assert all(result.error is None for result in found.results)
+    assert {result.num_source_tokens for result in found.results} == {found.results[0].num_source_tokens}
+    assert found.results[0].num_source_tokens >= 500
+    assert len({result.hypotheses[0].text for result in found.results}) == 1
+    assert threading.active_count() < 20
+
+
+def test_a_budget_that_no_sequence_fits_is_refused(bundle: Bundle) -> None:
+    settings = Settings.model_validate({"cache_memory": 1 << 20, "decode_workers": 16})
+    with pytest.raises(Exception, match=r"the longest sequence needs [\d,]+ bytes"):
+        TranslationEngine(bundle, settings=settings, metrics=Metrics.create())
