@@ -53,7 +53,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Sequences in the queue."""
+        """Sequences in the queue, looked at without its lock."""
         return len(self._waiting)
 
     @property
@@ -83,8 +83,6 @@ class Scheduler:
 
         With `block` it waits until there is one; an empty answer then means that it is closed.
         """
-        if not self._waiting and not block:
-            return []  # looked at without the lock: this runs between any two decode steps
         with self._changed:
             self._num_idle += 1
             while block and not self._waiting and not self._is_closed:

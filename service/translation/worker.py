@@ -122,9 +122,11 @@ class DecodeWorker:
                 self._deliver(results)
 
     def _admit(self, results: StepResults) -> None:
-        table = self._runner.table
-        room = self._runner.room()
-        taken = self._scheduler.take(room, block=not (self._running or results))
+        block = not (self._running or results)
+        self._runner.alone = self._scheduler.others_idle
+        if not block and not self._scheduler.num_waiting:
+            return
+        taken = self._scheduler.take(self._runner.room(), block=block)
         self._runner.alone = self._scheduler.others_idle
         self._measures.queued(-len(taken))
         now = time.monotonic()
@@ -135,7 +137,7 @@ class DecodeWorker:
             return
         for sequence in joining:
             sequence.admitted_at = now
-            table.allocate(sequence, self._rules.decoder_start)
+            self._runner.table.allocate(sequence, self._rules.decoder_start)
         self._running += joining
         self._measures.joined(joining)
         try:
