@@ -8,17 +8,12 @@ from service.settings import Settings
 
 SELF_TEST = "--self-test"
 
-# A thread that gives up the interpreter lock for 1.5 ms of work comes back after 6.9 ms while the
-# event loop is busy, at Python's own 5 ms; after 1.9 ms with this.
-_SWITCH_INTERVAL_SECONDS = 0.0002
-
 
 def main() -> None:
     """The command `attendant-server`."""
     arguments = [argument for argument in sys.argv[1:] if argument != SELF_TEST]
     settings = Settings.load(arguments)
     configure_logging(settings.log_level, settings.log_format)
-    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     # Imported late: --help and a wrong flag should not wait for ONNX Runtime.
     if SELF_TEST in sys.argv[1:]:
         from service.selftest import self_test
