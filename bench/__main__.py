@@ -34,7 +34,8 @@ def main() -> None:
     sections, lacking = split_by_peers(options.sections)
     print(plan.sentences.origin, flush=True)
     comparisons: list[Comparison] = []
-    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    words = (word if not word.startswith("/") else Path(word).name for word in sys.argv[1:])
+    command = shlex.join(["python", "-m", "bench", *words])
     for section in sections:
         findings = asyncio.run(section.measure(plan))
         text = section_text(findings, command)
