@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from export.bundle_writer import write_bundle
 from export.golden import golden_images, golden_texts
 from export.graphs.builder import GraphBuilder
+from export.graphs.half import HalfProducts
 from export.graphs.products import CalibratedProducts, FloatProducts, Products, RowProducts
 from export.graphs.translation import TranslationGraphs
 from export.graphs.vision import VisionGraph
@@ -45,7 +46,8 @@ from service.bundle import (
 )
 
 SOURCE_TOKENIZER, TARGET_TOKENIZER = "source.spm", "target.spm"
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "fp16")
+DEFAULT_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")  # fp16 is for GPUs, where asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Storage:
     back to float32 when a session opens.
     """
 
-    precisions: Sequence[Precision] = PRECISIONS
+    precisions: Sequence[Precision] = DEFAULT_PRECISIONS
     half_weights: bool = True
 
 
@@ -209,6 +211,8 @@ def _products(precision: Precision, calibration: Calibration | None) -> Products
     match precision:
         case "fp32":
             return FloatProducts()
+        case "fp16":
+            return HalfProducts()
         case "int8":
             return RowProducts() if calibration is None else CalibratedProducts(calibration)
     raise ValueError(f"cannot export {precision}, only {' and '.join(PRECISIONS)}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from export.options import add_dataclass_options, dataclass_from_options
 from service.errors import AttendantError, BundleError
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "fp16")
+DEFAULT_PRECISIONS = ("fp32", "int8")  # fp16 is for GPUs, where asked for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +120,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--output", type=Path, required=True, metavar="models/NAME/VERSION")
-    parser.add_argument("--precision", type=_precisions, default=PRECISIONS, metavar="fp32,int8")
+    parser.add_argument(
+        "--precision", type=_precisions, default=DEFAULT_PRECISIONS, metavar="fp32,int8,fp16"
+    )
     parser.add_argument("--name", help="default: the NAME of --output")
     parser.add_argument("--data", metavar="TEXT", help="what the card says of the training data")
     parser.add_argument("--licence", metavar="TEXT", default="not stated")

@@ -46,10 +46,13 @@ class Blocks:
         """One product with the weights of these linear maps side by side."""
         return self.products.linear(self.graph, states, linear(self.state, *names))
 
+    def weight(self, name: str) -> Value:
+        """A tensor of the state, in the type that the states between products have."""
+        return self.graph.weight(name, self.state[name].astype(self.products.float_type))
+
     def norm(self, states: Value, name: str, epsilon: float = NORM_EPSILON) -> Value:
         """Layer normalization over the last axis."""
-        scale = self.graph.weight(f"{name}.weight", self.state[f"{name}.weight"])
-        bias = self.graph.weight(f"{name}.bias", self.state[f"{name}.bias"])
+        scale, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.graph.node("LayerNormalization", states, scale, bias, axis=-1, epsilon=epsilon)
 
     def residual(self, states: Value, name: str, sublayer: Callable[[Value], Value]) -> Value:

@@ -50,7 +50,11 @@ class Products(Protocol):
 
     @property
     def cache_scales(self) -> Mapping[str, Floats]:
-        """The steps (d_model,) of int8 caches, by key or value projection; none: float32 caches."""
+        """The steps (d_model,) of int8 caches, by key or value projection; none: float caches."""
+
+    @property
+    def float_type(self) -> str:
+        """What states between products are, as NumPy names it; caches too, unless they are int8."""
 
     def linear(self, graph: GraphBuilder, states: Value, layer: Linear) -> Value:
         """(R, I) -> (R, O)."""
@@ -68,6 +72,7 @@ class FloatProducts:
     """Everything in float32."""
 
     cache_scales: Mapping[str, Floats] = MappingProxyType({})
+    float_type = "float32"
 
     def linear(self, graph: GraphBuilder, states: Value, layer: Linear) -> Value:
         """(R, I) -> (R, O)."""
@@ -94,6 +99,7 @@ class _Int8Products(ABC):
     they quantise what is multiplied."""
 
     cache_scales: Mapping[str, Floats] = MappingProxyType({})
+    float_type = "float32"
 
     def linear(self, graph: GraphBuilder, states: Value, layer: Linear) -> Value:
         """(R, I) -> (R, O)."""

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from export.graphs.builder import ABSENT, MICROSOFT, GraphBuilder, Shape, Value
 from export.graphs.layers import Blocks, State, linear
@@ -41,8 +41,7 @@ class TranslationGraphs:
         mask = graph.input("attention_mask", "int64", ["B", "S"])
         length = graph.node("Squeeze", graph.node("Shape", ids, start=1, end=2))
         tokens = graph.node("ReduceSum", mask, blocks.integers(1), keepdims=0)  # (B,)
-        last = graph.node("Sub", tokens, graph.constant(1, "int64"))
-        lengths = (_int32(graph, last), _int32(graph, length))
+        lengths = self._lengths(graph, tokens, length)
         places = graph.node("Range", graph.constant(0, "int64"), length, graph.constant(1, "int64"))
         states = self._embed(graph, ids, places)  # (B, S, d_model)
         for index in range(self.config.encoder_layers):
@@ -77,16 +76,38 @@ class TranslationGraphs:
         return graph
 
     def _encoder_layer(
-        self, blocks: Blocks, states: Value, name: str, lengths: tuple[Value, Value]
+        self, blocks: Blocks, states: Value, name: str, lengths: tuple[Value, ...]
     ) -> Value:
         def attend(states: Value) -> Value:
             packed = blocks.qkv(states, f"{name}.self_attn")  # (B, S, 3 * d_model)
-            inputs = (packed, ABSENT, ABSENT, ABSENT, ABSENT, *lengths)
-            context = self._attention(blocks.graph, inputs, causal=False)
+            context = self._attend_both_ways(blocks.graph, packed, lengths)
             return blocks.linear(context, f"{name}.self_attn.out_proj")
 
         states = blocks.residual(states, f"{name}.self_attn_residual", attend)
         return self._feed_forward(blocks, states, name)
+
+    def _lengths(self, graph: GraphBuilder, tokens: Value, padded: Value) -> tuple[Value, ...]:
+        """What the encoder's attention is told of the lengths (B,), padded to one."""
+        if self._for_gpu:
+            return (_int32(graph, tokens),)
+        last = graph.node("Sub", tokens, graph.constant(1, "int64"))
+        return (_int32(graph, last), _int32(graph, padded))
+
+    def _attend_both_ways(
+        self, graph: GraphBuilder, packed: Value, lengths: tuple[Value, ...]
+    ) -> Value:
+        """Attention of the encoder: queries, keys, values (B, S, 3 * d_model) -> (B, S, d_model).
+
+        On a GPU GroupQueryAttention is made for decoders; MultiHeadAttention never looks only back,
+        and takes the lengths as its mask.
+        """
+        if self._for_gpu:
+            qkv = graph.split(packed, 3, axis=2)
+            heads = self.config.num_heads
+            inputs = (*qkv, ABSENT, *lengths)
+            return graph.node("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads)
+        inputs = (packed, ABSENT, ABSENT, ABSENT, ABSENT, *lengths)
+        return self._attention(graph, inputs, causal=False)
 
     def _decoder_layer(
         self,
@@ -111,8 +132,10 @@ class TranslationGraphs:
             query = blocks.linear(states, f"{name}.cross_attn.q_proj")  # (R, 1, d_model)
             inputs = (query, nothing, nothing, *cross.inputs)
             scales = self._cache_scales(blocks.graph, f"{name}.cross_attn")
-            # These caches grow by nothing; int8 ones have to be returned all the same.
-            present = self._present(blocks, index, "encoder") if scales else ()
+            # These caches grow by nothing; int8 ones have to be returned all the same, and a GPU
+            # takes them for what they are, shared, by their being returned.
+            returned = scales or self._for_gpu
+            present = self._present(blocks, index, "encoder") if returned else ()
             context = self._attention(blocks.graph, inputs, present=present, scales=scales)
             return blocks.linear(context, f"{name}.cross_attn.out_proj")
 
@@ -169,7 +192,7 @@ class TranslationGraphs:
     def _cacheable(self, blocks: Blocks, states: Value, names: list[str]) -> Value:
         """The projections of these names side by side, in the type of the caches."""
         layer = linear(self.state, *names)
-        if self._cache_type == "float32":
+        if self._cache_type != "int8":
             return self.products.linear(blocks.graph, states, layer)
         # In steps of its own, so that all that is left to do is to round.
         step = np.concatenate([self.products.cache_scales[name] for name in names])
@@ -179,8 +202,8 @@ class TranslationGraphs:
         return blocks.graph.node("QuantizeLinear", steps, one, zero)
 
     def _cache_scales(self, graph: GraphBuilder, attention: str) -> tuple[Value, ...]:
-        """What a key and a value of int8 caches are multiplied by; nothing for float32 ones."""
-        if self._cache_type == "float32":
+        """What a key and a value of int8 caches are multiplied by; nothing for float ones."""
+        if self._cache_type != "int8":
             return ()
         names = (f"{attention}.{part}_proj" for part in "kv")
         scales = self.products.cache_scales
@@ -188,7 +211,11 @@ class TranslationGraphs:
 
     @property
     def _cache_type(self) -> str:
-        return "int8" if self.products.cache_scales else "float32"
+        return "int8" if self.products.cache_scales else self.products.float_type
+
+    @property
+    def _for_gpu(self) -> bool:
+        return self.products.float_type == "float16"
 
     def _embed(self, graph: GraphBuilder, ids: Value, places: Value) -> Value:
         scale = math.sqrt(self.config.d_model)
@@ -208,7 +235,8 @@ class TranslationGraphs:
         angles = graph.node("Mul", places, graph.constant(frequencies))
         shifted = graph.node("Add", angles, graph.constant(math.pi / 2))
         sinusoids = graph.node("Sin", graph.node("Concat", angles, shifted, axis=1))
-        return graph.node("Cast", sinusoids, to=TensorProto.FLOAT)
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.products.float_type))
+        return graph.node("Cast", sinusoids, to=kind)
 
     def _logits(self, blocks: Blocks, states: Value) -> None:
         graph = blocks.graph

@@ -9,6 +9,9 @@ Letters: B batch, N patches, C channels.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from onnx import helper
+
 from export.graphs.builder import MICROSOFT, GraphBuilder, Value
 from export.graphs.layers import Blocks, State, linear
 from export.graphs.products import FloatProducts, Products
@@ -31,7 +34,8 @@ class VisionGraph:
         blocks = Blocks(graph, self.products, self.state, self.config.layer)
         side = self.config.image_size
         pixels = graph.input("pixel_values", "float32", ["B", 3, side, side])
-        states = self._embed(blocks, self._stem(graph, pixels))  # (B, 1 + N, d_model)
+        patches = self._cast(graph, self._stem(graph, pixels), self.products.float_type)
+        states = self._embed(blocks, patches)  # (B, 1 + N, d_model)
         for index in range(self.config.layers):
             layer = self._last_layer if index == self.config.layers - 1 else self._layer
             states = layer(blocks, states, f"layers.{index}")
@@ -39,7 +43,7 @@ class VisionGraph:
         return graph
 
     def _stem(self, graph: GraphBuilder, pixels: Value) -> Value:
-        """(B, 3, height, width) -> (B, d_model, rows of patches, columns of patches)."""
+        """(B, 3, height, width) -> (B, d_model, rows of patches, columns of patches), float32."""
         if self.config.stem == "patches":
             weight = self._weight(graph, "stem.projection.weight")
             bias = self._weight(graph, "stem.projection.bias")
@@ -66,9 +70,9 @@ class VisionGraph:
         patches = graph.node("Transpose", graph.node("Reshape", patches, sizes), perm=[0, 2, 1])
         batch = graph.node("Shape", patches, start=0, end=1)
         shape = graph.node("Concat", batch, blocks.integers(1, 1), axis=0)
-        token = graph.node("Expand", self._weight(graph, "class_token"), shape)  # (B, 1, d_model)
+        token = graph.node("Expand", blocks.weight("class_token"), shape)  # (B, 1, d_model)
         states = graph.node("Concat", token, patches, axis=1)
-        return graph.node("Add", states, self._weight(graph, "position_embedding"))
+        return graph.node("Add", states, blocks.weight("position_embedding"))
 
     def _layer(self, blocks: Blocks, states: Value, name: str) -> Value:
         def attend(states: Value) -> Value:
@@ -111,9 +115,16 @@ class VisionGraph:
         """float32 in every precision: it is small, and decides."""
         graph = blocks.graph
         token = graph.node("Squeeze", blocks.norm(states, "norm"), blocks.integers(1))
+        token = self._cast(graph, token, "float32")
         head = FloatProducts().linear(graph, token, linear(self.state, "head"))
         logits = graph.output("logits", "float32", ["B", self.config.num_labels])
         graph.node("Div", head, self._weight(graph, "temperature"), output=logits)
+
+    def _cast(self, graph: GraphBuilder, states: Value, kind: str) -> Value:
+        """float16 states alone come and go by a cast."""
+        if self.products.float_type == "float32":
+            return states
+        return graph.node("Cast", states, to=helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
 
     def _weight(self, graph: GraphBuilder, name: str) -> Value:
         return graph.weight(name, self.state[name])
