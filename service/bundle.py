@@ -316,7 +316,7 @@ def _decoder_tensors(sizes: TranslationArchitecture, cache_type: str) -> GraphTe
     inputs |= _caches("past_key_values", "encoder", sizes, cache_type)
     outputs = {"logits": TensorSpec("float32", (None, sizes.vocab_size))}
     outputs |= _caches("present", "decoder", sizes, cache_type)
-    if cache_type == "int8":  # GroupQueryAttention insists, though nothing is added to them
+    if cache_type != "float32":  # GroupQueryAttention insists, though nothing is added to them
         outputs |= _caches("present", "encoder", sizes, cache_type)
     return GraphTensors(inputs, outputs)
 

@@ -62,6 +62,7 @@ HOMES = {
     "onnxruntime": {
         "service.runtime",
         "service.translation.graphs",
+        "service.translation.device_memory",
         "service.classification.runner",
         "export",
     },

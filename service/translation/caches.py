@@ -11,12 +11,13 @@ S source capacity.
 import math
 import mmap
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import TranslationCard
+if TYPE_CHECKING:
+    from service.bundle import TranslationCard
 
 CAPACITY_STEP = 8  # capacities are multiples of it
 
@@ -33,7 +34,7 @@ class CacheSizes:
     max_source_tokens: int
 
     @classmethod
-    def of(cls, card: TranslationCard, precision: str) -> "CacheSizes":
+    def of(cls, card: "TranslationCard", precision: str) -> "CacheSizes":
         """Those of a bundle in this precision."""
         sizes = card.architecture
         return cls(
@@ -74,6 +75,8 @@ class CachePool:
         self._sizes = sizes
         self._max_rows = max_rows
         self.num_bytes = min(max_bytes, max_rows * sizes.longest_row_bytes)
+        # Whether all rows fit whatever their lengths.
+        self.takes_all = self.num_bytes == max_rows * sizes.longest_row_bytes
         self._pages = mmap.mmap(-1, self.num_bytes)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):  # else a row takes 2 MiB as soon as it is touched
             self._pages.madvise(mmap.MADV_NOHUGEPAGE)
@@ -103,11 +106,6 @@ class CachePool:
         self._lay_out(target, source)
         self.own[:, : own.shape[1], :, : own.shape[3]] = own
         self.cross[:, : cross.shape[1], :, : cross.shape[3]] = cross
-
-    def forget(self) -> None:
-        """Give the memory back; no row runs."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._pages.madvise(mmap.MADV_DONTNEED)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Let row `target` have the first `length` target tokens of row `source`."""

@@ -94,10 +94,11 @@ class TranslationEngine:
         self._measures = TranslationMeasures(metrics, self.model_name)
         self._rate = RateMeter()
         workers = Workers.of(settings)
-        self._scheduler = Scheduler(
-            num_workers=workers.count, encode_tokens_per_step=settings.encode_tokens_per_step
-        )
         runners = open_runners(bundle, self.precision, self.device, workers)
+        self._scheduler = Scheduler(
+            num_workers=len(runners), encode_tokens_per_step=settings.encode_tokens_per_step
+        )
+        self._log_caches(card, settings)
         for runner in runners:
             warm_up(runner, card)
         rules = TokenRules.from_card(card)
@@ -105,6 +106,15 @@ class TranslationEngine:
             DecodeWorker(runner, self._scheduler, rules, self._measures, self._deliver)
             for runner in runners
         ]
+
+    def _log_caches(self, card: TranslationCard, settings: Settings) -> None:
+        row_bytes = CacheSizes.of(card, self.precision).longest_row_bytes
+        logger.info(
+            "%s: attention caches take at most %.0f MiB, %d rows of the longest sentences",
+            self.model_name,
+            settings.cache_memory / (1 << 20),
+            settings.cache_memory // row_bytes,
+        )
 
     def start(self) -> None:
         """Begin to serve, on the running loop."""

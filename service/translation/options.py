@@ -4,12 +4,15 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from service.bundle import TranslationCard
 from service.errors import InvalidOption
 from service.runtime import num_cores
-from service.settings import Settings
 from service.translation.caches import CacheSizes
+
+if TYPE_CHECKING:
+    from service.bundle import TranslationCard
+    from service.settings import Settings
 
 # More beams than this gain nothing (Koehn and Knowles 2017) and crowd others out of the batch.
 MAX_BEAM_SIZE = 32
@@ -67,12 +70,12 @@ class Limits:
     max_beam_size: int
 
 
-def num_decode_workers(settings: Settings) -> int:
+def num_decode_workers(settings: "Settings") -> int:
     """Decoding threads of every model."""
     return settings.decode_workers or num_cores()
 
 
-def limits_of(card: TranslationCard, precision: str, settings: Settings) -> Limits:
+def limits_of(card: "TranslationCard", precision: str, settings: "Settings") -> Limits:
     """What a decode worker takes: the longest sequence must fit, with a row for each beam."""
     cache_bytes = settings.cache_memory // num_decode_workers(settings)
     max_rows = cache_bytes // CacheSizes.of(card, precision).longest_row_bytes
@@ -84,7 +87,7 @@ def limits_of(card: TranslationCard, precision: str, settings: Settings) -> Limi
 
 
 def default_options(
-    card: TranslationCard, *, max_beam_size: int = MAX_BEAM_SIZE
+    card: "TranslationCard", *, max_beam_size: int = MAX_BEAM_SIZE
 ) -> DecodingOptions:
     """What a model does unless it is asked for something else; never more beams than it can."""
     decoding = card.decoding

@@ -6,12 +6,15 @@ ForcedEOSTokenLogitsProcessor. Letter: V vocabulary.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import TranslationCard
 from service.translation.options import DecodingOptions
+
+if TYPE_CHECKING:
+    from service.bundle import TranslationCard
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class TokenRules:
     renormalize: bool = False  # a second log-softmax behind all rules, beams only
 
     @classmethod
-    def from_card(cls, card: TranslationCard) -> "TokenRules":
+    def from_card(cls, card: "TranslationCard") -> "TokenRules":
         """The rules that a bundle holds."""
         return cls(
             eos=card.tokens.eos,

@@ -22,6 +22,7 @@ from service.bundle import Bundle, TranslationCard
 from service.runtime import Device, num_cores
 from service.settings import Settings
 from service.translation.caches import CAPACITY_STEP, CachePool, CacheSizes, round_up
+from service.translation.device_runner import DeviceRunner, open_device_runner
 from service.translation.graphs import Graphs
 from service.translation.options import num_decode_workers
 from service.translation.rows import RowTable
@@ -76,6 +77,8 @@ class Runner:
     @property
     def num_rows_next(self) -> int:
         """How many rows the caches take in the next step, one token longer than now."""
+        if self._caches.takes_all:
+            return self.table.capacity
         return self._caches.num_rows_at(*self._needed())
 
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
@@ -199,7 +202,7 @@ class Runner:
         inputs |= zip(_cache_names("past_key_values", "encoder", card), cross, strict=True)
         # The same address in and out: GroupQueryAttention appends in place.
         outputs |= zip(_cache_names("present", "decoder", card), own, strict=True)
-        if card.cache_type(graphs.precision) == "int8":
+        if card.cache_type(graphs.precision) != "float32":
             outputs |= zip(_cache_names("present", "encoder", card), cross, strict=True)
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -236,6 +239,7 @@ class Workers:
     max_rows: int
     cache_bytes: int = DEFAULT_CACHE_BYTES  # of all together
     threads_alone: int = 1  # of a runner while the others have nothing to do
+    fixed_bucket: bool = False  # on a GPU: the same number of rows at any load
 
     @classmethod
     def of(cls, settings: Settings) -> "Workers":
@@ -245,14 +249,28 @@ class Workers:
             max_rows=settings.max_rows,
             cache_bytes=settings.cache_memory,
             threads_alone=settings.threads_alone or num_cores(),
+            fixed_bucket=settings.deterministic,
         )
 
 
-def open_runners(bundle: Bundle, precision: str, device: Device, workers: Workers) -> list[Runner]:
+def open_runners(
+    bundle: Bundle, precision: str, device: Device, workers: Workers
+) -> list[Runner] | list[DeviceRunner]:
     """Runners over one pair of sessions, or two where those on several threads gain.
 
-    Raises BundleError.
+    A GPU has one for all rows: its attention takes float16 alone. Raises BundleError.
     """
+    if device == "cuda" and precision == "fp16":
+        return [
+            open_device_runner(
+                bundle,
+                precision,
+                device,
+                max_rows=workers.max_rows,
+                cache_bytes=workers.cache_bytes,
+                fixed_bucket=workers.fixed_bucket,
+            )
+        ]
     graphs = Graphs.open(bundle, precision, device)
     cache_bytes = workers.cache_bytes // workers.count
     runners = [Runner(graphs, workers.max_rows, cache_bytes) for _ in range(workers.count)]

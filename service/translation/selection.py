@@ -18,7 +18,9 @@ def log_sum_exp(scores: Floats) -> Floats:
     """log(sum(exp(scores))) of each row: (R, V) -> (R,).
 
     A row of -inf alone has the lowest finite number, so that differences are -inf and never NaN.
+    Rows that lie on a device are fetched.
     """
+    scores = np.asarray(scores)
     lowest = np.finfo(np.float32).min
     highest = np.maximum(scores.max(axis=1, keepdims=True), lowest)  # (R, 1)
     sums = np.exp(scores - highest).sum(axis=1)  # (R,) 1 at least, or no token is possible

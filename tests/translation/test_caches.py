@@ -91,7 +91,9 @@ async def test_a_thousand_long_texts_at_once_finish_on_16_mib(bundle: Bundle) ->
     finally:
         await engine.stop()
     assert all(result.error is None for result in found.results)
-    assert {result.num_source_tokens for result in found.results} == {found.results[0].num_source_tokens}
+    assert {result.num_source_tokens for result in found.results} == {
+        found.results[0].num_source_tokens
+    }
     assert found.results[0].num_source_tokens >= 500
     assert len({result.hypotheses[0].text for result in found.results}) == 1
     assert threading.active_count() < 20

@@ -1,0 +1,188 @@
+"""Memory of a device and graphs that run over it, bound by address.
+
+Knows ONNX Runtime, nothing of rows or models. With the device "cpu" all of it works alike, which
+is how it is tested; only the capture of CUDA graphs has no equivalent there.
+"""
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from service.errors import BundleError
+from service.runtime import Device, open_session
+
+logger = logging.getLogger(__name__)
+
+MAX_BINDINGS = 1024  # a few kilobytes each
+
+
+class DeviceError(RuntimeError):
+    """A device failed; the message names it and what it was doing."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A device had no memory left for a run; what it holds is unharmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tensor at an address of a device."""
+
+    address: int
+    shape: tuple[int, ...]
+    kind: np.dtype[Any]
+
+
+class DeviceBuffer:
+    """Memory of a device, zero at first, at one address for as long as it lives."""
+
+    def __init__(self, device: Device, shape: tuple[int, ...], kind: DTypeLike, name: str) -> None:
+        """Raises BundleError where there is too little memory."""
+        self.shape, self.kind = shape, np.dtype(kind)
+        self.num_bytes = math.prod(shape) * self.kind.itemsize
+        try:
+            # On a CPU it is this very array.
+            self._zeros = np.zeros(shape, self.kind)
+            self._value = onnxruntime.OrtValue.ortvalue_from_numpy(self._zeros, device, 0)
+        except Exception as error:  # onnxruntime's exceptions share no base class but this one
+            raise BundleError(
+                f"expected {self.num_bytes} bytes of memory on {device} for {name}, found: {error}"
+            ) from error
+        if device != "cpu":
+            del self._zeros
+        self.address: int = self._value.data_ptr()
+
+    def view(
+        self, shape: tuple[int, ...] = (), kind: DTypeLike | None = None, *, offset_bytes: int = 0
+    ) -> View:
+        """A part of it, seen as a tensor of this shape and type; all of it where none is given."""
+        return View(self.address + offset_bytes, shape or self.shape, np.dtype(kind or self.kind))
+
+    def write(self, values: NDArray[Any]) -> None:
+        """Replace all that it holds."""
+        self._value.update_inplace(values)
+
+    def read(self) -> NDArray[Any]:
+        """A copy of all that it holds."""
+        return np.array(self._value.numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """What a graph reads and writes: on its device by address, or given by the host."""
+
+    inputs: Mapping[str, View]
+    outputs: Mapping[str, View]
+    given: Mapping[str, ArrayLike]  # copied when they are bound
+    fetched: tuple[str, ...] = ()  # outputs that come to the host
+
+
+class DeviceGraph:
+    """A graph on a device. Where CUDA graphs are wanted and work, a run replays a captured one."""
+
+    def __init__(
+        self,
+        path: Path,
+        device: Device,
+        *,
+        capture: bool = False,
+    ) -> None:
+        """Raises BundleError if the file is no graph that this runtime can run."""
+        self.path = path
+        self._device = device
+        self._bindings: OrderedDict[Hashable, Any] = OrderedDict()
+        self._ids: dict[Hashable, int] = {}
+        self._capture = capture
+        try:
+            self.session = self._open()
+        except BundleError as error:
+            if not self.is_captured:
+                raise
+            self._give_up_capture(error)
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether runs replay CUDA graphs. A CPU has none, and passes over being asked for them."""
+        return self._capture and self._device == "cuda"
+
+    def run(self, key: Hashable, tensors: Callable[[], Tensors]) -> None:
+        """Run over the tensors that belong to `key`, which are always the same ones.
+
+        Raises DeviceError.
+        """
+        try:
+            self._run_bound(key, tensors)
+        except Exception as error:  # onnxruntime's exceptions share no base class but this one
+            if not self._capture or is_out_of_memory(error):
+                raise self._failure(error) from error
+            self._give_up_capture(error)
+            self.run(key, tensors)
+
+    def run_once(self, tensors: Tensors) -> list[NDArray[Any]]:
+        """Run over tensors that will not be seen again; returns what is fetched.
+
+        Raises DeviceError.
+        """
+        try:
+            binding = self._bind(tensors)
+            self.session.run_with_iobinding(binding)
+            if not tensors.fetched:
+                return []
+            outputs: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
+            return outputs[len(tensors.outputs) :]
+        except Exception as error:  # as above
+            raise self._failure(error) from error
+
+    def _run_bound(self, key: Hashable, tensors: Callable[[], Tensors]) -> None:
+        if key in self._bindings:
+            self._bindings.move_to_end(key)
+        else:
+            self._bindings[key] = self._bind(tensors())
+            if len(self._bindings) > MAX_BINDINGS and not self._capture:
+                self._bindings.popitem(last=False)
+        if not self._capture:
+            self.session.run_with_iobinding(self._bindings[key])
+            return
+        options = onnxruntime.RunOptions()
+        graph_id = self._ids.setdefault(key, len(self._ids) + 1)
+        options.add_run_config_entry("gpu_graph_id", str(graph_id))
+        self.session.run_with_iobinding(self._bindings[key], options)
+
+    def _bind(self, tensors: Tensors) -> Any:
+        binding = self.session.io_binding()
+        for name, view in tensors.inputs.items():
+            binding.bind_input(name, self._device, 0, view.kind.type, view.shape, view.address)
+        for name, value in tensors.given.items():
+            binding.bind_cpu_input(name, np.asarray(value))
+        for name, view in tensors.outputs.items():
+            binding.bind_output(name, self._device, 0, view.kind.type, view.shape, view.address)
+        for name in tensors.fetched:
+            binding.bind_output(name, "cpu")
+        return binding
+
+    def _open(self) -> onnxruntime.InferenceSession:
+        return open_session(self.path, device=self._device, threads=1, capture=self._capture)
+
+    def _give_up_capture(self, error: Exception) -> None:
+        logger.warning("%s runs without CUDA graphs: %s", self.path.name, error)
+        self._capture = False
+        self._bindings.clear()
+        self.session = self._open()
+
+    def _failure(self, error: Exception) -> DeviceError:
+        kind = DeviceMemoryError if is_out_of_memory(error) else DeviceError
+        return kind(f"device {self._device} failed in {self.path.name}: {error}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device only lacked memory: by the words of CUDA and of the runtime's arena."""
+    text = str(error).lower()
+    return "out of memory" in text or "failed to allocate" in text
