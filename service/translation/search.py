@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.translation.options import DecodingOptions, EarlyStopping, FinishReason
 from service.translation.processors import TokenRules, needs_processing, process
 from service.translation.rows import RowTable
 from service.translation.selection import Floats, Ints, log_sum_exp, top_tokens
 from service.translation.sequence import ScoredTokens, Sequence
-
-Bools = NDArray[np.bool_]
 
 
 class Candidate(NamedTuple):
