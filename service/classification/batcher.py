@@ -5,6 +5,7 @@ happens on the event loop, so nothing here is locked.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,22 +38,28 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Runs a batch when it is full, when its first item has waited `delay_seconds`, or at once if
     nothing more is announced: a lone caller never waits for company that does not come.
+
+    Up to `num_runs` batches run at once. `run` is told whether its batch is alone: no other one
+    runs, and nothing is left waiting for one.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        run: Callable[[Sequence[Item], bool], Sequence[Result]],
         *,
         max_size: int,
         delay_seconds: float,
+        num_runs: int = 1,
     ) -> None:
         self._run = run
         self._max_size = max_size
         self._delay_seconds = delay_seconds
+        self._num_runs = num_runs
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._num_announced = 0
         self._changed = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
+        self._threads = ThreadPoolExecutor(num_runs, thread_name_prefix="classify")
+        self._running: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -60,16 +67,16 @@ class Batcher(Generic[Item, Result]):
         self._serving = asyncio.create_task(self._serve())
 
     async def stop(self) -> None:
-        """Refuse what still waits and end the thread after its present run."""
-        if self._serving is not None:
-            self._serving.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._serving
+        """Refuse what still waits and end the threads after their present runs."""
+        tasks = [*self._running, *([self._serving] if self._serving else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for waiting in self._waiting:
             if not waiting.answer.done():
                 waiting.answer.set_exception(Draining("the model is being unloaded"))
         self._waiting.clear()
-        self._thread.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
 
     def announce(self) -> None:
         """Say that an item will be submitted soon; `retract` ends it, submitted or not."""
@@ -92,10 +99,17 @@ class Batcher(Generic[Item, Result]):
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._waiting:
+            while self._waiting and len(self._running) < self._num_runs:
                 await self._wait_for_company()
                 if batch := self._take():
-                    await self._run_batch(batch)
+                    alone = not self._running and not self._waiting
+                    run = asyncio.create_task(self._run_batch(batch, alone))
+                    self._running.add(run)
+                    run.add_done_callback(self._ended)
+
+    def _ended(self, run: asyncio.Task[None]) -> None:
+        self._running.discard(run)
+        self._changed.set()
 
     async def _wait_for_company(self) -> None:
         deadline = self._waiting[0].arrived + self._delay_seconds
@@ -106,22 +120,22 @@ class Batcher(Generic[Item, Result]):
                     await self._changed.wait()
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        """The next batch, without those whose caller has left."""
+        """The next batch, without those whose caller has left: what waits, shared by free runs."""
+        share = math.ceil(len(self._waiting) / (self._num_runs - len(self._running)))
         batch: list[_Waiting[Item, Result]] = []
-        while self._waiting and len(batch) < self._max_size:
+        while self._waiting and len(batch) < min(self._max_size, share):
             waiting = self._waiting.popleft()
             if not waiting.answer.done():
                 batch.append(waiting)
         return batch
 
-    async def _run_batch(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
+    async def _run_batch(self, batch: Sequence[_Waiting[Item, Result]], alone: bool) -> None:
         """Run it off the loop. Whatever fails is the batch's failure and never ends the serving."""
         items = [waiting.item for waiting in batch]
         started = perf_counter()
         try:
-            results = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._run, items
-            )
+            loop = asyncio.get_running_loop()
+            results = await loop.run_in_executor(self._threads, self._run, items, alone)
         except asyncio.CancelledError:
             _fail(batch, Draining("the model is being unloaded"))
             raise

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from service.bundle import Bundle
 from service.classification.batcher import Answer, Batcher
 from service.classification.image import Preprocessor
-from service.classification.runner import ClassifierRunner
+from service.classification.runner import Batching, ClassifierRunner
 from service.errors import (
     AttendantError,
     DeadlineUnmeetable,
@@ -95,9 +95,11 @@ class ClassificationEngine:
             size=self._preprocess.size,
             device=self.device,
             precision=self.precision,
-            threads=self._num_threads,
-            max_batch=settings.max_batch_images,
-            fixed_batch=settings.deterministic and self.device == "cuda",
+            batching=Batching(
+                threads=self._num_threads,
+                max_batch=settings.max_batch_images,
+                fixed=settings.deterministic and self.device == "cuda",
+            ),
         )
         self._delay_seconds = settings.image_batch_delay_seconds
         self._num_queued = 0
@@ -106,7 +108,10 @@ class ClassificationEngine:
     def start(self) -> None:
         """Begin to serve, on the running loop."""
         self._batcher: Batcher[NDArray[np.float32], NDArray[np.float32]] = Batcher(
-            self._run, max_size=self._runner.max_batch, delay_seconds=self._delay_seconds
+            self._run,
+            max_size=self._runner.max_batch,
+            delay_seconds=self._delay_seconds,
+            num_runs=self._runner.num_runs,
         )
         self._batcher.start()
         self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="preprocess")
@@ -214,9 +219,11 @@ class ClassificationEngine:
         self._metrics.preprocess_seconds.labels(self.model_name).observe(seconds)
         return pixels, seconds
 
-    def _run(self, images: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
+    def _run(
+        self, images: Sequence[NDArray[np.float32]], alone: bool
+    ) -> Sequence[NDArray[np.float32]]:
         started = monotonic()
-        logits = self._runner.run(images)
+        logits = self._runner.run(images, alone)
         self._metrics.inference_seconds.labels(self.model_name).observe(monotonic() - started)
         self._metrics.classification_batch_size.labels(self.model_name).observe(len(images))
         return list(logits)

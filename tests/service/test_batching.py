@@ -11,7 +11,7 @@ import pytest
 from service.bundle import Bundle
 from service.classification.batcher import Batcher
 from service.classification.engine import ClassificationEngine, probabilities, rank
-from service.classification.runner import ClassifierRunner
+from service.classification.runner import Batching, ClassifierRunner
 from service.errors import BundleError, DeadlineUnmeetable, Draining, Overloaded
 from service.metrics import Metrics
 from service.rate import RateMeter
@@ -24,11 +24,13 @@ class SlowDoubler:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.were_alone: list[bool] = []
         self.allowed = threading.Semaphore(0)
         self.began = threading.Semaphore(0)
 
-    def run(self, items: Sequence[int]) -> list[int]:
+    def run(self, items: Sequence[int], alone: bool) -> list[int]:
         self.batches.append(list(items))
+        self.were_alone.append(alone)
         self.began.release()
         assert self.allowed.acquire(timeout=10)
         if -1 in items:
@@ -47,8 +49,12 @@ def submit(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
     return [asyncio.create_task(one(item)) for item in items]
 
 
-def batcher_of(doubler: SlowDoubler, *, delay_seconds: float = 60.0) -> Batcher[int, int]:
-    batcher: Batcher[int, int] = Batcher(doubler.run, max_size=3, delay_seconds=delay_seconds)
+def batcher_of(
+    doubler: SlowDoubler, *, delay_seconds: float = 60.0, num_runs: int = 1
+) -> Batcher[int, int]:
+    batcher: Batcher[int, int] = Batcher(
+        doubler.run, max_size=3, delay_seconds=delay_seconds, num_runs=num_runs
+    )
     batcher.start()
     return batcher
 
@@ -135,6 +141,34 @@ async def test_a_failing_run_fails_its_batch_alone() -> None:
     await batcher.stop()
 
 
+async def test_several_batches_run_at_once_and_share_what_waits() -> None:
+    doubler = SlowDoubler()
+    batcher = batcher_of(doubler, num_runs=2)
+    tasks = submit(batcher, 1)
+    await until_run(doubler)
+    tasks += submit(batcher, 2, 3, 4, 5)
+    await until_run(doubler)
+    assert doubler.batches == [[1], [2, 3, 4]]
+    doubler.allowed.release(2)
+    await until_run(doubler)
+    tasks += submit(batcher, 6)
+    doubler.allowed.release(2)
+    assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10, 12]
+    assert doubler.were_alone[0]
+    assert not any(doubler.were_alone[1:3])  # beside a run, and with one still waiting
+    await batcher.stop()
+
+
+async def test_what_arrives_together_is_shared_by_all_runs() -> None:
+    doubler = SlowDoubler()
+    batcher = batcher_of(doubler, num_runs=2)
+    doubler.allowed.release(2)
+    assert await asyncio.gather(*submit(batcher, 1, 2, 3, 4)) == [2, 4, 6, 8]
+    assert sorted(doubler.batches) == [[1, 2], [3, 4]]
+    assert doubler.were_alone == [False, False]
+    await batcher.stop()
+
+
 async def test_stopping_answers_those_who_wait() -> None:
     doubler = SlowDoubler()
     batcher = batcher_of(doubler)
@@ -148,25 +182,33 @@ async def test_stopping_answers_those_who_wait() -> None:
     assert [type(result) for result in results] == [Draining, Draining]
 
 
-def runner(folder: Path, max_batch: int = 16) -> ClassifierRunner:
+def runner(folder: Path, threads: int = 1) -> ClassifierRunner:
     return ClassifierRunner(
         Bundle.open(folder),
         size=(SIZE, SIZE),
         device="cpu",
         precision="fp32",
-        threads=1,
-        max_batch=max_batch,
+        batching=Batching(threads, max_batch=16),
     )
 
 
 def test_an_image_gets_the_same_bits_alone_and_in_any_batch(tmp_path: Path) -> None:
     classifier = runner(write_classifier(tmp_path))
-    assert classifier.max_batch == 16
     generator = np.random.default_rng(1)
     images = list(generator.standard_normal((16, 3, SIZE, SIZE), np.float32))
     alone = np.concatenate([classifier.run([image]) for image in images])
     for size in range(2, 17):
         assert np.array_equal(classifier.run(images[:size]), alone[:size])
+
+
+def test_all_cores_give_the_bits_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.classification.runner._WORTHWHILE_GAIN", 0.0)
+    classifier = runner(write_classifier(tmp_path), threads=2)
+    images = list(np.random.default_rng(2).standard_normal((3, 3, SIZE, SIZE), np.float32))
+    assert classifier.num_runs == 2
+    assert np.array_equal(classifier.run(images, alone=True), classifier.run(images))
 
 
 def test_a_graph_that_leaks_between_images_runs_them_one_by_one(tmp_path: Path) -> None:
