@@ -37,6 +37,9 @@ USAGE = 2
 # Enough to keep a server's batches full, few enough that the first lines appear soon.
 TEXTS_PER_CALL = 256
 
+# Of a multilingual model, in a line of `attendant models`.
+MAX_LANGUAGES = 8
+
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every other error is said."""
@@ -208,11 +211,22 @@ def _models(client: Client, options: argparse.Namespace) -> int:
 def _model_line(model: ModelDescription) -> str:
     line = f"{model.name}/{model.version}  {model.state}  {model.precision}  {model.device}"
     if isinstance(model.task, TranslationModel):
-        pairs = (f"{pair.source}-{pair.target}" for pair in model.task.language_pairs)
-        line += f"  translation {' '.join(pairs)}"
+        line += f"  translation {_directions(model.task)}"
     elif model.task is not None:
         line += f"  classification {len(model.task.labels)} labels"
     return f"{line}  {model.state_message}".rstrip()
+
+
+def _directions(task: TranslationModel) -> str:
+    """The pairs, or the languages of a multilingual model: --json has all of them."""
+    if task.language_pairs:
+        return " ".join(f"{pair.source}-{pair.target}" for pair in task.language_pairs)
+    return f"{_languages(task.source_languages)} to {_languages(task.target_languages)}"
+
+
+def _languages(codes: Sequence[str]) -> str:
+    shown = ",".join(codes[:MAX_LANGUAGES])
+    return shown if len(codes) <= MAX_LANGUAGES else f"{shown},... ({len(codes)})"
 
 
 def _health(client: Client, options: argparse.Namespace) -> int:

@@ -179,6 +179,8 @@ def _translation_model(model: model_pb2.TranslationModel) -> TranslationModel:
         max_beam_size=limits.max_beam_size,
         max_contents=limits.max_contents,
         max_text_bytes=limits.max_text_bytes,
+        source_languages=tuple(model.source_language_codes),
+        target_languages=tuple(model.target_language_codes),
     )
 
 

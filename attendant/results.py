@@ -145,7 +145,10 @@ class LanguagePair:
 
 @dataclass(frozen=True, slots=True)
 class TranslationModel:
-    """What a translation model offers, and the limits of a request."""
+    """What a translation model offers, and the limits of a request.
+
+    A multilingual model has no pairs: it translates each of its sources into each other target.
+    """
 
     language_pairs: tuple[LanguagePair, ...]
     default_options: DecodingOptions
@@ -154,6 +157,8 @@ class TranslationModel:
     max_beam_size: int
     max_contents: int
     max_text_bytes: int
+    source_languages: tuple[str, ...] = ()
+    target_languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

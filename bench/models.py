@@ -60,7 +60,9 @@ MODELS = (DEFAULT, BASE)
 VISION_BUNDLE = BUILD / "vision" / "vit-b16" / "1"
 PICTURES = BUILD / "pictures"
 
-EXPORT_SOURCES = (*sorted((ROOT / "export").rglob("*.py")), ROOT / "service" / "bundle.py")
+EXPORT_SOURCES = tuple(
+    sorted([*(ROOT / "export").rglob("*.py"), *(ROOT / "service" / "bundle").rglob("*.py")])
+)
 CTRANSLATE2_SOURCES = (ROOT / "bench" / "weights.py", ROOT / "bench" / "peers" / "ct2_model.py")
 
 

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from service.bundle import Bundle, Precision
+from service.bundle import Bundle, LanguagePair, Precision
 from service.errors import BundleError
 
 GOLDEN_FILE = "golden.json"
@@ -145,15 +145,22 @@ class Origin(_Model):
 
 
 class GoldenTexts(_Model):
-    """Of a translation bundle; `answers` by precision and then by way: "greedy", "beam 4"."""
+    """Of a translation bundle; `answers` by precision and then by way: "greedy", "beam 4".
+
+    `languages` has a pair for each text, or none where the model has one direction.
+    """
 
     task: Literal["translation"] = "translation"
     origin: Origin
     texts: Annotated[tuple[str, ...], Field(min_length=1)]
+    languages: tuple[LanguagePair, ...] = ()
     answers: dict[Precision, dict[str, tuple[TextAnswer, ...]]]
 
     @model_validator(mode="after")
     def _every_text_is_answered(self) -> "GoldenTexts":
+        if self.languages and len(self.languages) != len(self.texts):
+            found = len(self.languages)
+            raise ValueError(f"expected {len(self.texts)} pairs of languages, not {found}")
         _check_lengths(len(self.texts), self.answers)
         return self
 

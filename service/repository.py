@@ -17,6 +17,7 @@ from service.bundle import (
     CARD_FILE,
     Bundle,
     BundleCard,
+    Direction,
     is_version_folder,
     precision_bytes,
     read_card,
@@ -24,7 +25,13 @@ from service.bundle import (
 from service.errors import BundleError, InvalidArgument, ModelNotFound, Starting
 from service.metrics import Metrics
 from service.model import Engine, EngineFactory, LoadedEngine, Model
-from service.routing import choose_classification, choose_translation, names, serving_version
+from service.routing import (
+    choose_classification,
+    choose_translation,
+    direction_of,
+    names,
+    serving_version,
+)
 from service.settings import LoadModels
 
 logger = logging.getLogger(__name__)
@@ -89,18 +96,26 @@ class ModelRepository:
         return serving_version(versions) or versions[0]
 
     @asynccontextmanager
-    async def translation(self, name: str, source: str, target: str) -> AsyncIterator[Engine]:
+    async def translation(
+        self, name: str, source: str, target: str
+    ) -> AsyncIterator[tuple[Engine, Direction]]:
         """The engine that translates from `source` into `target`, kept loaded for the block.
 
-        Empty strings leave the choice open. Raises ModelNotFound, LanguagePairNotFound, Starting,
-        ModelUnavailable, and InvalidArgument when the choice is the caller's to make.
+        With it comes the direction that the codes mean to its model. Empty strings leave the choice
+        open. Raises ModelNotFound, LanguagePairNotFound, Starting, ModelUnavailable, and
+        InvalidArgument when the choice is the caller's to make.
         """
+        chosen: list[Model] = []
 
         def choose() -> Model:
-            return choose_translation(self.models, name, source, target, self._default_models)
+            chosen[:] = [
+                choose_translation(self.models, name, source, target, self._default_models)
+            ]
+            return chosen[0]
 
         async with self._in_use(choose) as engine:
-            yield engine
+            # By the card as it is loaded: while a call waited for that, another may have come.
+            yield engine, direction_of(chosen[0], source, target)
 
     @asynccontextmanager
     async def classification(self, name: str) -> AsyncIterator[Engine]:

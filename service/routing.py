@@ -5,8 +5,9 @@ Pure functions over the models that there are; nothing is loaded here.
 
 from collections.abc import Iterable, Sequence
 
-from service.bundle import LanguagePair, TranslationCard
-from service.errors import InvalidArgument, LanguagePairNotFound, ModelNotFound, ModelUnavailable
+from service.bundle import Direction, TranslationCard
+from service.errors import LanguagePairNotFound, ModelNotFound, ModelUnavailable
+from service.languages import choose_direction, fit, no_direction
 from service.model import Model
 
 
@@ -19,14 +20,21 @@ def choose_translation(
     choice is the caller's to make.
     """
     candidates = _candidates(models, name, "translation")
-    scores = [(_specificity(model, source, target), model) for model in candidates]
+    scores = [(_score(model, source, target), model) for model in candidates]
     best = max(score for score, _ in scores)
     if best < 0:
-        wanted = f"{source or 'any language'} to {target or 'any language'}"
-        raise LanguagePairNotFound(f"no model for {wanted}; there are: {_pairs(candidates)}")
+        raise LanguagePairNotFound(no_direction(map(_card, candidates), source, target))
     model = _preferred([model for score, model in scores if score == best], default_models)
-    _check_unambiguous(model, source, target)
+    direction_of(model, source, target)  # or else refuse before it is loaded
     return model
+
+
+def direction_of(model: Model, source: str, target: str) -> Direction:
+    """Which of the model's directions the codes mean.
+
+    Raises LanguagePairNotFound, and InvalidArgument when the choice is the caller's to make.
+    """
+    return choose_direction(_card(model), source, target)
 
 
 def choose_classification(
@@ -79,49 +87,13 @@ def _preferred(candidates: Sequence[Model], default_models: Sequence[str]) -> Mo
     return candidates[0]
 
 
-def _fitting_pairs(model: Model, source: str, target: str) -> list[LanguagePair]:
-    if not isinstance(model.card, TranslationCard):
-        return []
-    return [
-        pair
-        for pair in model.card.language_pairs
-        if _matches(source, pair.source) and _matches(target, pair.target)
-    ]
-
-
-def _specificity(model: Model, source: str, target: str) -> int:
+def _score(model: Model, source: str, target: str) -> int:
     """How much of the codes that were asked for the model knows; -1 if it does not fit."""
-    return max(
-        (
-            len(pair.source if source else "") + len(pair.target if target else "")
-            for pair in _fitting_pairs(model, source, target)
-        ),
-        default=-1,
-    )
+    found = fit(_card(model), source, target)
+    return found.score if found is not None else -1
 
 
-def _check_unambiguous(model: Model, source: str, target: str) -> None:
-    for asked, side in ((source, "source"), (target, "target")):
-        codes = {getattr(pair, side) for pair in _fitting_pairs(model, source, target)}
-        if not asked and len(codes) > 1:
-            raise InvalidArgument(
-                f"{model.full_name} has several {side} languages, name one: {sorted(codes)}",
-                field=f"{side}_language_code",
-            )
-
-
-def _matches(asked: str, served: str) -> bool:
-    """Whether `served` was asked for or is what it falls back to: en-Latn-GB -> en-Latn -> en.
-
-    BCP 47 section 4.5, Lookup (RFC 4647 section 3.4); codes compare without case.
-    """
-    return not asked or f"{asked}-".lower().startswith(f"{served}-".lower())
-
-
-def _pairs(models: Iterable[Model]) -> str:
-    return ", ".join(
-        f"{pair.source} to {pair.target} ({model.name})"
-        for model in models
-        if isinstance(model.card, TranslationCard)
-        for pair in model.card.language_pairs
-    )
+def _card(model: Model) -> TranslationCard:
+    """Of a model whose task is translation."""
+    assert isinstance(model.card, TranslationCard)  # by `_candidates`
+    return model.card

@@ -18,7 +18,7 @@ FOUNDATION = {
     "service.lifecycle",
     "service.rate",
 }
-MODELS = FOUNDATION | {"service.bundle", "service.runtime"}
+MODELS = FOUNDATION | {"service.bundle", "service.languages", "service.runtime"}
 ENGINES = {"service.translation", "service.classification"}
 FRONT = MODELS | ENGINES | {"service.model", "service.repository", "attendant.v1"}
 
@@ -34,11 +34,17 @@ ALLOWED = {
     "service.rate": set(),
     "service.bundle": {"service.errors"},
     "service.golden": {"service.errors", "service.bundle"},
+    "service.languages": {"service.errors", "service.bundle"},
     "service.runtime": FOUNDATION,
     "service.translation": MODELS,
     "service.classification": MODELS,
     "service.model": {"service.errors", "service.bundle"},
-    "service.routing": {"service.errors", "service.bundle", "service.model"},
+    "service.routing": {
+        "service.errors",
+        "service.bundle",
+        "service.languages",
+        "service.model",
+    },
     "service.repository": MODELS | {"service.model", "service.routing"},
     "service.rpc": FRONT,
     "service.http": FRONT | {"service.rpc"},
@@ -48,6 +54,7 @@ ALLOWED = {
     "export.golden": MODELS | {"export", "service.golden", "service.selftest"},
     "export.verify": MODELS | ENGINES | {"export"},
     "export.evaluate": MODELS | ENGINES | {"export"},
+    "export.huggingface": MODELS | ENGINES | {"export"},
     "export": {"service.bundle", "service.errors", "service.golden"},
 }
 

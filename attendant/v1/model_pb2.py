@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from attendant.v1 import common_pb2 as attendant_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ttendant/v1/model.proto\x12\x0c\x61ttendant.v1\x1a\x19\x61ttendant/v1/common.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attendant.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attendant.v1.Model\"\xb3\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.attendant.v1.ModelState\x12\x15\n\rstate_message\x18\x04 \x01(\t\x12\x11\n\tprecision\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12,\n\nprovenance\x18\x07 \x01(\x0b\x32\x18.attendant.v1.Provenance\x12\x35\n\x0btranslation\x18\x08 \x01(\x0b\x32\x1e.attendant.v1.TranslationModelH\x00\x12;\n\x0e\x63lassification\x18\t \x01(\x0b\x32!.attendant.v1.ClassificationModelH\x00\x42\x06\n\x04task\"\xba\x01\n\nProvenance\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\t\x12\x0f\n\x07licence\x18\x02 \x01(\t\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x15\n\rtrained_hours\x18\x04 \x01(\x01\x12\x36\n\x07metrics\x18\x05 \x03(\x0b\x32%.attendant.v1.Provenance.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xaf\x01\n\x10TranslationModel\x12\x32\n\x0elanguage_pairs\x18\x01 \x03(\x0b\x32\x1a.attendant.v1.LanguagePair\x12\x36\n\x0f\x64\x65\x66\x61ult_options\x18\x02 \x01(\x0b\x32\x1d.attendant.v1.DecodingOptions\x12/\n\x06limits\x18\x03 \x01(\x0b\x32\x1f.attendant.v1.TranslationLimits\"J\n\x0cLanguagePair\x12\x1c\n\x14source_language_code\x18\x01 \x01(\t\x12\x1c\n\x14target_language_code\x18\x02 \x01(\t\"\x8e\x01\n\x11TranslationLimits\x12\x19\n\x11max_source_tokens\x18\x01 \x01(\x05\x12\x19\n\x11max_target_tokens\x18\x02 \x01(\x05\x12\x15\n\rmax_beam_size\x18\x03 \x01(\x05\x12\x14\n\x0cmax_contents\x18\x04 \x01(\x05\x12\x16\n\x0emax_text_bytes\x18\x05 \x01(\x05\"Y\n\x13\x43lassificationModel\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x32\n\x06limits\x18\x02 \x01(\x0b\x32\".attendant.v1.ClassificationLimits\"D\n\x14\x43lassificationLimits\x12\x12\n\nmax_images\x18\x01 \x01(\x05\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03*\xa5\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x18\n\x14MODEL_STATE_DEGRADED\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x32\xaa\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.attendant.v1.ListModelsRequest\x1a .attendant.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.attendant.v1.GetModelRequest\x1a\x1e.attendant.v1.GetModelResponseB=\n\x10\x64\x65v.attendant.v1P\x01Z\x18\x61ttendant/v1;attendantv1\xaa\x02\x0c\x41ttendant.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ttendant/v1/model.proto\x12\x0c\x61ttendant.v1\x1a\x19\x61ttendant/v1/common.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attendant.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attendant.v1.Model\"\xb3\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.attendant.v1.ModelState\x12\x15\n\rstate_message\x18\x04 \x01(\t\x12\x11\n\tprecision\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12,\n\nprovenance\x18\x07 \x01(\x0b\x32\x18.attendant.v1.Provenance\x12\x35\n\x0btranslation\x18\x08 \x01(\x0b\x32\x1e.attendant.v1.TranslationModelH\x00\x12;\n\x0e\x63lassification\x18\t \x01(\x0b\x32!.attendant.v1.ClassificationModelH\x00\x42\x06\n\x04task\"\xba\x01\n\nProvenance\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\t\x12\x0f\n\x07licence\x18\x02 \x01(\t\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x15\n\rtrained_hours\x18\x04 \x01(\x01\x12\x36\n\x07metrics\x18\x05 \x03(\x0b\x32%.attendant.v1.Provenance.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xed\x01\n\x10TranslationModel\x12\x32\n\x0elanguage_pairs\x18\x01 \x03(\x0b\x32\x1a.attendant.v1.LanguagePair\x12\x36\n\x0f\x64\x65\x66\x61ult_options\x18\x02 \x01(\x0b\x32\x1d.attendant.v1.DecodingOptions\x12/\n\x06limits\x18\x03 \x01(\x0b\x32\x1f.attendant.v1.TranslationLimits\x12\x1d\n\x15source_language_codes\x18\x04 \x03(\t\x12\x1d\n\x15target_language_codes\x18\x05 \x03(\t\"J\n\x0cLanguagePair\x12\x1c\n\x14source_language_code\x18\x01 \x01(\t\x12\x1c\n\x14target_language_code\x18\x02 \x01(\t\"\x8e\x01\n\x11TranslationLimits\x12\x19\n\x11max_source_tokens\x18\x01 \x01(\x05\x12\x19\n\x11max_target_tokens\x18\x02 \x01(\x05\x12\x15\n\rmax_beam_size\x18\x03 \x01(\x05\x12\x14\n\x0cmax_contents\x18\x04 \x01(\x05\x12\x16\n\x0emax_text_bytes\x18\x05 \x01(\x05\"Y\n\x13\x43lassificationModel\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x32\n\x06limits\x18\x02 \x01(\x0b\x32\".attendant.v1.ClassificationLimits\"D\n\x14\x43lassificationLimits\x12\x12\n\nmax_images\x18\x01 \x01(\x05\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03*\xa5\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x18\n\x14MODEL_STATE_DEGRADED\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x32\xaa\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.attendant.v1.ListModelsRequest\x1a .attendant.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.attendant.v1.GetModelRequest\x1a\x1e.attendant.v1.GetModelResponseB=\n\x10\x64\x65v.attendant.v1P\x01Z\x18\x61ttendant/v1;attendantv1\xaa\x02\x0c\x41ttendant.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.attendant.v1P\001Z\030attendant/v1;attendantv1\252\002\014Attendant.V1'
   _globals['_PROVENANCE_METRICSENTRY']._loaded_options = None
   _globals['_PROVENANCE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSTATE']._serialized_start=1362
-  _globals['_MODELSTATE']._serialized_end=1527
+  _globals['_MODELSTATE']._serialized_start=1424
+  _globals['_MODELSTATE']._serialized_end=1589
   _globals['_LISTMODELSREQUEST']._serialized_start=69
   _globals['_LISTMODELSREQUEST']._serialized_end=127
   _globals['_LISTMODELSRESPONSE']._serialized_start=129
@@ -52,15 +52,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVENANCE_METRICSENTRY']._serialized_start=753
   _globals['_PROVENANCE_METRICSENTRY']._serialized_end=799
   _globals['_TRANSLATIONMODEL']._serialized_start=802
-  _globals['_TRANSLATIONMODEL']._serialized_end=977
-  _globals['_LANGUAGEPAIR']._serialized_start=979
-  _globals['_LANGUAGEPAIR']._serialized_end=1053
-  _globals['_TRANSLATIONLIMITS']._serialized_start=1056
-  _globals['_TRANSLATIONLIMITS']._serialized_end=1198
-  _globals['_CLASSIFICATIONMODEL']._serialized_start=1200
-  _globals['_CLASSIFICATIONMODEL']._serialized_end=1289
-  _globals['_CLASSIFICATIONLIMITS']._serialized_start=1291
-  _globals['_CLASSIFICATIONLIMITS']._serialized_end=1359
-  _globals['_MODELSERVICE']._serialized_start=1530
-  _globals['_MODELSERVICE']._serialized_end=1700
+  _globals['_TRANSLATIONMODEL']._serialized_end=1039
+  _globals['_LANGUAGEPAIR']._serialized_start=1041
+  _globals['_LANGUAGEPAIR']._serialized_end=1115
+  _globals['_TRANSLATIONLIMITS']._serialized_start=1118
+  _globals['_TRANSLATIONLIMITS']._serialized_end=1260
+  _globals['_CLASSIFICATIONMODEL']._serialized_start=1262
+  _globals['_CLASSIFICATIONMODEL']._serialized_end=1351
+  _globals['_CLASSIFICATIONLIMITS']._serialized_start=1353
+  _globals['_CLASSIFICATIONLIMITS']._serialized_end=1421
+  _globals['_MODELSERVICE']._serialized_start=1592
+  _globals['_MODELSERVICE']._serialized_end=1762
 # @@protoc_insertion_point(module_scope)

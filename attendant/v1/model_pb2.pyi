@@ -95,14 +95,18 @@ class Provenance(_message.Message):
     def __init__(self, data: _Optional[str] = ..., licence: _Optional[str] = ..., recipe: _Optional[str] = ..., trained_hours: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class TranslationModel(_message.Message):
-    __slots__ = ("language_pairs", "default_options", "limits")
+    __slots__ = ("language_pairs", "default_options", "limits", "source_language_codes", "target_language_codes")
     LANGUAGE_PAIRS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_LANGUAGE_CODES_FIELD_NUMBER: _ClassVar[int]
+    TARGET_LANGUAGE_CODES_FIELD_NUMBER: _ClassVar[int]
     language_pairs: _containers.RepeatedCompositeFieldContainer[LanguagePair]
     default_options: _common_pb2.DecodingOptions
     limits: TranslationLimits
-    def __init__(self, language_pairs: _Optional[_Iterable[_Union[LanguagePair, _Mapping]]] = ..., default_options: _Optional[_Union[_common_pb2.DecodingOptions, _Mapping]] = ..., limits: _Optional[_Union[TranslationLimits, _Mapping]] = ...) -> None: ...
+    source_language_codes: _containers.RepeatedScalarFieldContainer[str]
+    target_language_codes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, language_pairs: _Optional[_Iterable[_Union[LanguagePair, _Mapping]]] = ..., default_options: _Optional[_Union[_common_pb2.DecodingOptions, _Mapping]] = ..., limits: _Optional[_Union[TranslationLimits, _Mapping]] = ..., source_language_codes: _Optional[_Iterable[str]] = ..., target_language_codes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LanguagePair(_message.Message):
     __slots__ = ("source_language_code", "target_language_code")

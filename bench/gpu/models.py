@@ -165,10 +165,10 @@ def _graphs(
     unfinished = folder.with_name(f".{precision}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    weights = WeightsFile()
+    weights = WeightsFile(unfinished)
     for graph_name, graph in build(PRODUCTS[precision](), weights).items():
         graph.save(unfinished / f"{graph_name}.onnx")
-    weights.write(unfinished)
+    weights.close()
     unfinished.rename(folder)
     return folder
 

@@ -237,8 +237,11 @@ def _translation_model(
         model_pb2.LanguagePair(source_language_code=pair.source, target_language_code=pair.target)
         for pair in card.language_pairs
     )
+    languages = card.languages
     return model_pb2.TranslationModel(
         language_pairs=pairs,
+        source_language_codes=[one.code for one in languages.sources] if languages else (),
+        target_language_codes=[one.code for one in languages.targets] if languages else (),
         limits=limits,
         default_options=_options_to_proto(
             default_options(card, max_beam_size=options_limits.max_beam_size)

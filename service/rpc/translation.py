@@ -7,6 +7,7 @@ from typing import Protocol, cast
 import grpc.aio
 
 from attendant.v1 import translation_pb2, translation_pb2_grpc
+from service.bundle import Direction
 from service.errors import InternalError
 from service.model import Engine
 from service.repository import ModelRepository
@@ -52,6 +53,7 @@ class Translator(Engine, Protocol):
         options: DecodingOptions,
         segmentation: Segmentation | None,
         *,
+        direction: Direction | None = None,
         deadline_seconds: float | None = None,
     ) -> Translation:
         """Translate every text."""
@@ -62,6 +64,7 @@ class Translator(Engine, Protocol):
         options: DecodingOptions,
         segmentation: Segmentation | None,
         *,
+        direction: Direction | None = None,
         deadline_seconds: float | None = None,
     ) -> AsyncIterator[StreamEvent]:
         """Translate every text, bit by bit; the summary is last."""
@@ -87,12 +90,13 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         context: grpc.aio.ServicerContext[object, object],
     ) -> AsyncIterator[translation_pb2.StreamTranslateResponse]:
         """Translate every text and send words as soon as they can no longer change."""
-        async with self._engine(request.request) as engine:
+        async with self._engine(request.request) as (engine, direction):
             options, segmentation = _how(request.request, engine)
             events = engine.stream(
                 list(request.request.contents),
                 options,
                 segmentation,
+                direction=direction,
                 deadline_seconds=context.time_remaining(),
             )
             async with aclosing(events):  # type: ignore[type-var]  # it is a generator
@@ -106,10 +110,14 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         time_remaining: TimeRemaining = no_deadline,
     ) -> translation_pb2.TranslateResponse:
         """Translate, for gRPC and HTTP alike; the model may have to be loaded first."""
-        async with self._engine(request) as engine:
+        async with self._engine(request) as (engine, direction):
             options, segmentation = _how(request, engine)
             translation = await engine.translate(
-                list(request.contents), options, segmentation, deadline_seconds=time_remaining()
+                list(request.contents),
+                options,
+                segmentation,
+                direction=direction,
+                deadline_seconds=time_remaining(),
             )
             name, version = engine.model_name.rsplit("/", 1)
             return translation_pb2.TranslateResponse(
@@ -123,12 +131,14 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
             )
 
     @asynccontextmanager
-    async def _engine(self, request: translation_pb2.TranslateRequest) -> AsyncIterator[Translator]:
+    async def _engine(
+        self, request: translation_pb2.TranslateRequest
+    ) -> AsyncIterator[tuple[Translator, Direction]]:
         check_count(len(request.contents), MAX_CONTENTS, "contents")
         async with self._repository.translation(
             request.model, request.source_language_code, request.target_language_code
-        ) as engine:
-            yield cast(Translator, engine)
+        ) as (engine, direction):
+            yield cast(Translator, engine), direction
 
 
 def _how(

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager, contextmanager
 from textwrap import shorten
 from time import perf_counter
 
-from service.bundle import Bundle
+from service.bundle import Bundle, Direction
 from service.errors import AttendantError, BundleError
 from service.golden import Answer, Golden, GoldenImages, GoldenTexts, read_golden
+from service.languages import choose_direction, sample_directions
 from service.runtime import Device, choose_device, choose_precision
 from service.selftest.checks import (
     Answers,
@@ -149,6 +150,7 @@ class _Samples:
     def __init__(self, bundle: Bundle, golden: Golden | None) -> None:
         self._bundle = bundle
         self._texts = golden.texts if isinstance(golden, GoldenTexts) else TEXTS
+        self._pairs = golden.languages if isinstance(golden, GoldenTexts) else ()
         self._images = golden.images if isinstance(golden, GoldenImages) else make_images()
         self.names: Sequence[str] = [shorten(text, 90, placeholder=" ...") for text in self._texts]
         if bundle.task == "classification":
@@ -157,8 +159,14 @@ class _Samples:
     def trial(self, settings: Settings) -> Trial[Answer]:
         """An engine to ask; loads the model. Raises BundleError."""
         if self._bundle.task == "translation":
-            return TextTrial(self._bundle, settings, self._texts)
+            return TextTrial(self._bundle, settings, self._texts, self._directions())
         return ImageTrial(self._bundle, settings, self._images)
+
+    def _directions(self) -> list[Direction]:
+        card = self._bundle.translation
+        if not self._pairs:
+            return sample_directions(card, len(self._texts))
+        return [choose_direction(card, pair.source, pair.target) for pair in self._pairs]
 
 
 def _speed_findings(precision: str, what: str, speed: Speed) -> Iterator[Finding]:

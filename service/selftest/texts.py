@@ -1,11 +1,13 @@
 """A translation engine under test."""
 
+import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import cycle, islice, product
+from itertools import chain, cycle, islice, product
 
-from service.bundle import Bundle
+from service.bundle import Bundle, Direction
 from service.golden import TextAnswer
 from service.metrics import Metrics
 from service.selftest.samples import TEXTS
@@ -20,13 +22,20 @@ _ROUNDS_TOGETHER = 2
 
 
 class TextTrial:
-    """Asks for the translations of some texts, each as one sequence."""
+    """Asks for the translations of some texts, each as one sequence in a direction of its own."""
 
     unit = "sentences"
 
-    def __init__(self, bundle: Bundle, settings: Settings, texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: Settings,
+        texts: Sequence[str],
+        directions: Sequence[Direction],
+    ) -> None:
         self._engine = TranslationEngine(bundle, settings=settings, metrics=Metrics.create())
         self._texts = texts
+        self._directions = directions
         default, limits = self._engine.default_options, self._engine.limits
         self._options = {
             way_name(beam_size): merge_options(
@@ -63,9 +72,16 @@ class TextTrial:
 
         async def ask(count: int) -> None:
             nonlocal num_tokens
-            texts = list(islice(cycle(self._texts), count))
-            found = await self._engine.translate(texts, options, Segmentation.NONE)
-            num_tokens = sum(_answer_of(result).num_tokens for result in found.results)
+            groups: defaultdict[Direction, list[str]] = defaultdict(list)
+            asked = zip(self._texts, self._directions, strict=True)
+            for text, direction in islice(cycle(asked), count):
+                groups[direction].append(text)
+            calls = (
+                self._engine.translate(texts, options, Segmentation.NONE, direction=direction)
+                for direction, texts in groups.items()
+            )
+            results = chain.from_iterable(one.results for one in await asyncio.gather(*calls))
+            num_tokens = sum(_answer_of(result).num_tokens for result in results)
 
         async def ask_one(index: int) -> None:
             await self._ask(way, index)
@@ -76,10 +92,15 @@ class TextTrial:
         return Speed(count / taken, tokens_per_second, alone_seconds)
 
     async def _ask(self, way: str, index: int) -> TextAnswer:
-        return await self._answer(self._texts[index], self._options[way])
+        direction = self._directions[index]
+        return await self._answer(self._texts[index], direction, self._options[way])
 
-    async def _answer(self, text: str, options: DecodingOptions) -> TextAnswer:
-        found = await self._engine.translate([text], options, Segmentation.NONE)
+    async def _answer(
+        self, text: str, direction: Direction, options: DecodingOptions
+    ) -> TextAnswer:
+        found = await self._engine.translate(
+            [text], options, Segmentation.NONE, direction=direction
+        )
         return _answer_of(found.results[0])
 
     async def _neighbour(self, rng: random.Random) -> TextAnswer:
@@ -87,7 +108,7 @@ class TextTrial:
         options = self._options[rng.choice(self.ways)]
         length = rng.randint(1, options.max_target_tokens)
         shorter = replace(options, max_target_tokens=length, min_target_tokens=0)
-        return await self._answer(rng.choice(TEXTS), shorter)
+        return await self._answer(rng.choice(TEXTS), rng.choice(self._directions), shorter)
 
 
 def way_name(beam_size: int) -> str:

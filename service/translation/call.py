@@ -12,6 +12,7 @@ import numpy as np
 from service.errors import AttendantError, InternalError
 from service.translation.options import DecodingOptions, FinishReason
 from service.translation.preparation import PreparedText
+from service.translation.processors import TokenRules
 from service.translation.results import (
     Hypothesis,
     StreamEvent,
@@ -35,6 +36,7 @@ class Call:
         options: DecodingOptions,
         tokenizer: Tokenizer,
         *,
+        rules: TokenRules | None = None,
         arrived_at: float,
         emit: Emit | None = None,
     ) -> None:
@@ -43,6 +45,7 @@ class Call:
         self.sequences: list[Sequence] = []
         self._prepared = prepared
         self._options = options
+        self._rules = rules
         self._tokenizer = tokenizer
         self._emit = emit
         self._num_open = len(prepared)
@@ -96,6 +99,7 @@ class Call:
                         source_ids=np.array(source_ids, np.int64),
                         options=self._options,
                         receiver=PieceReceiver(text, piece),
+                        rules=self._rules,
                         streamed=self._emit is not None,
                         arrived_at=arrived_at,
                     )

@@ -13,13 +13,14 @@ from collections.abc import Sequence as SequenceOf
 from functools import partial
 from typing import Protocol
 
-from service.bundle import Bundle, TranslationCard
+from service.bundle import Bundle, Direction, TranslationCard
 from service.errors import (
     AttendantError,
     BundleError,
     DeadlineUnmeetable,
     Draining,
     InternalError,
+    InvalidArgument,
     Overloaded,
 )
 from service.metrics import Metrics
@@ -83,9 +84,9 @@ class TranslationEngine:
         self.degraded = _narrowed(card, self.limits.max_beam_size)
         self._segmentation = Segmentation(card.segmentation)
         self._tokenizer = Tokenizer.from_bundle(bundle)
+        self._card = card
         self._preparer = TextPreparer(
             self._tokenizer,
-            card.language_pairs[0].source,
             card.limits.max_source_tokens,
             settings.max_text_bytes,
             settings.max_queued_sequences,
@@ -134,17 +135,20 @@ class TranslationEngine:
         options: DecodingOptions,
         segmentation: Segmentation | None = None,
         *,
+        direction: Direction | None = None,
         deadline_seconds: float | None = None,
     ) -> Translation:
         """Translate every text; one that cannot be has an error of its own.
 
         Cancelling it frees its rows within one step. Raises Overloaded and DeadlineUnmeetable
-        before anything is decoded.
+        before anything is decoded, and InvalidArgument where a multilingual model gets no
+        direction.
         """
         begun = time.monotonic()
-        prepared = await self._prepare(contents, options, segmentation)
+        direction = direction or self._only_direction
+        prepared = await self._prepare(contents, direction, options, segmentation)
         preprocess_seconds = time.monotonic() - begun
-        call = self._submit(prepared, options, begun, deadline_seconds)
+        call = self._submit(prepared, direction, options, begun, deadline_seconds)
         try:
             await call.done
         finally:
@@ -157,6 +161,7 @@ class TranslationEngine:
         options: DecodingOptions,
         segmentation: Segmentation | None = None,
         *,
+        direction: Direction | None = None,
         deadline_seconds: float | None = None,
     ) -> AsyncIterator[StreamEvent]:
         """Translate every text, sending what can no longer change; the summary is last.
@@ -164,10 +169,13 @@ class TranslationEngine:
         Closing the iterator frees its rows within one step. Raises as `translate` does.
         """
         begun = time.monotonic()
-        prepared = await self._prepare(contents, options, segmentation)
+        direction = direction or self._only_direction
+        prepared = await self._prepare(contents, direction, options, segmentation)
         preprocess_seconds = time.monotonic() - begun
         events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
-        call = self._submit(prepared, options, begun, deadline_seconds, emit=events.put_nowait)
+        call = self._submit(
+            prepared, direction, options, begun, deadline_seconds, emit=events.put_nowait
+        )
         call.done.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -176,15 +184,25 @@ class TranslationEngine:
             self._abandon(call)
         yield Summary(call.timing(preprocess_seconds, time.monotonic() - begun))
 
+    @property
+    def _only_direction(self) -> Direction:
+        """What a caller means who names none. Raises InvalidArgument where there are several."""
+        languages = self._card.languages
+        if languages is not None and len(languages.sources) * len(languages.targets) > 1:
+            raise InvalidArgument(f"{self.model_name} translates between several languages")
+        return self._card.first_direction
+
     async def _prepare(
         self,
         contents: SequenceOf[str],
+        direction: Direction,
         options: DecodingOptions,
         segmentation: Segmentation | None,
     ) -> list[PreparedText | AttendantError]:
         self._admit(0, None)  # a full queue refuses before it costs anything
         abandoned = threading.Event()
-        arguments = (contents, options, segmentation or self._segmentation, abandoned)
+        segmentation = segmentation or self._segmentation
+        arguments = (contents, direction, options, segmentation, abandoned)
         try:
             if sum(map(len, contents)) <= INLINE_CHARACTERS:
                 return self._preparer.prepare(*arguments)
@@ -198,12 +216,16 @@ class TranslationEngine:
     def _submit(
         self,
         prepared: SequenceOf[PreparedText | AttendantError],
+        direction: Direction,
         options: DecodingOptions,
         arrived_at: float,
         deadline_seconds: float | None,
         emit: Emit | None = None,
     ) -> Call:
-        call = Call(prepared, options, self._tokenizer, arrived_at=arrived_at, emit=emit)
+        rules = TokenRules.from_card(self._card, direction.target)
+        call = Call(
+            prepared, options, self._tokenizer, rules=rules, arrived_at=arrived_at, emit=emit
+        )
         self._admit(len(call.sequences), deadline_seconds)
         if call.sequences:
             self._measures.queued(len(call.sequences))

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
+from service.bundle import Direction
 from service.errors import AttendantError, InvalidOption, InvalidText, Overloaded, TextTooLong
 from service.translation.options import DecodingOptions, Segmentation
 from service.translation.segmenter import Segments, split_text
@@ -38,7 +39,6 @@ class TextPreparer:
     """Segments and tokenizes the texts of one model. Holds no state: any thread may use it."""
 
     tokenizer: Tokenizer
-    language: str  # of the source, BCP 47
     max_source_tokens: int
     max_text_bytes: int
     max_sequences: int  # of a call
@@ -46,6 +46,7 @@ class TextPreparer:
     def prepare(
         self,
         contents: SequenceOf[str],
+        direction: Direction,
         options: DecodingOptions,
         segmentation: Segmentation,
         abandoned: threading.Event | None = None,
@@ -59,7 +60,7 @@ class TextPreparer:
         for text in contents:
             if abandoned is not None and abandoned.is_set():
                 break
-            one = self._prepare_one(text, options, segmentation)
+            one = self._prepare_one(text, direction, options, segmentation)
             prepared.append(one)
             num_sequences += one.num_sequences if isinstance(one, PreparedText) else 0
             if num_sequences > self.max_sequences:
@@ -70,7 +71,11 @@ class TextPreparer:
         return prepared
 
     def _prepare_one(
-        self, text: str, options: DecodingOptions, segmentation: Segmentation
+        self,
+        text: str,
+        direction: Direction,
+        options: DecodingOptions,
+        segmentation: Segmentation,
     ) -> PreparedText | AttendantError:
         try:
             num_bytes = len(text.encode())
@@ -83,19 +88,18 @@ class TextPreparer:
 
         def encode(piece: str) -> tuple[int, ...]:
             if piece not in known:
-                ids = () if _is_invisible(piece) else self.tokenizer.encode([piece])[0]
-                known[piece] = tuple(ids)
+                invisible = _is_invisible(piece)
+                known[piece] = () if invisible else self._source_ids(piece, direction)
             return known[piece]
 
         segments = split_text(
             text,
-            language=self.language,
+            language=direction.source.code.partition("-")[0],  # de-AT has the rules of de
             sentences=segmentation is Segmentation.SENTENCES,
             max_characters=self.max_source_tokens * MAX_CHARACTERS_A_TOKEN,
             fits=lambda piece: len(encode(piece)) <= self.max_source_tokens,
         )
-        source_ids = tuple(ids if len(ids := encode(p)) > 1 else () for p in segments.pieces)
-        prepared = PreparedText(segments, source_ids)
+        prepared = PreparedText(segments, tuple(map(encode, segments.pieces)))
         if prepared.num_sequences > self.max_sequences:
             return TextTooLong(
                 f"text has {prepared.num_sequences} sequences, the queue takes {self.max_sequences}"
@@ -106,6 +110,11 @@ class TextPreparer:
                 f"{prepared.num_sequences} sequences, which have one joint hypothesis"
             )
         return prepared
+
+    def _source_ids(self, piece: str, direction: Direction) -> tuple[int, ...]:
+        """What the encoder reads of a piece; nothing where it would read only the template."""
+        ids = self.tokenizer.encode([piece], direction)[0]
+        return tuple(ids) if len(ids) > self.tokenizer.num_added else ()
 
 
 def _is_invisible(piece: str) -> bool:

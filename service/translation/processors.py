@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.translation.options import DecodingOptions
 
 if TYPE_CHECKING:
-    from service.bundle import TranslationCard
+    from service.bundle import Language, TranslationCard
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,13 @@ class TokenRules:
     renormalize: bool = False  # a second log-softmax behind all rules, beams only
 
     @classmethod
-    def from_card(cls, card: "TranslationCard") -> "TokenRules":
-        """The rules that a bundle holds."""
+    def from_card(cls, card: "TranslationCard", target: "Language | None" = None) -> "TokenRules":
+        """The rules that a bundle holds; without a target, for that of its first direction."""
+        target = target or card.first_direction.target
         return cls(
             eos=card.tokens.eos,
-            decoder_start=card.tokens.decoder_start,
-            forced_bos=card.tokens.forced_bos,
+            decoder_start=card.tokens.decoder_start_into(target),
+            forced_bos=card.tokens.forced_bos_into(target),
             forced_eos=card.decoding.forced_eos,
             suppressed=card.decoding.suppressed_tokens,
             renormalize=card.decoding.renormalize,

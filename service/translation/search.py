@@ -137,7 +137,7 @@ class GreedySearch:
         if too_short.any():
             logits[rows[too_short], rules.eos] = -np.inf
         for row, history, sequence in _with_rules(sequences, table, rules):
-            process(logits[row], history, sequence.options, rules)
+            process(logits[row], history, sequence.options, sequence.rules or rules)
         if rules.suppressed:
             logits[rows[:, None], list(rules.suppressed)] = -np.inf
 
@@ -225,15 +225,15 @@ class BeamSearch:
         beam_size, rules = sequences[0].beam_size, self._rules
         for n, sequence in enumerate(sequences):
             length = int(self._table.lengths[sequence.rows[0]]) + 1
-            if needs_processing(sequence.options, rules, length):
+            if needs_processing(sequence.options, sequence.rules or rules, length):
                 for index in range(n * beam_size, (n + 1) * beam_size):
                     history = self._table.history[rows[index], :length]
-                    yield index, self._process(logits[rows[index]], history, sequence.options)
+                    yield index, self._process(logits[rows[index]], history, sequence)
 
-    def _process(self, logits: Floats, history: Ints, options: DecodingOptions) -> Floats:
+    def _process(self, logits: Floats, history: Ints, sequence: Sequence) -> Floats:
         """Log-probabilities after all rules, (V,), of one beam's logits (V,)."""
         scores: Floats = logits - log_sum_exp(logits[None])
-        process(scores, history, options, self._rules)
+        process(scores, history, sequence.options, sequence.rules or self._rules)
         if self._rules.suppressed:
             scores[list(self._rules.suppressed)] = -np.inf
         if self._rules.renormalize:
@@ -329,7 +329,7 @@ def _with_rules(
     for sequence in sequences:
         row = sequence.rows[0]
         length = int(table.lengths[row]) + 1
-        if needs_processing(sequence.options, rules, length):
+        if needs_processing(sequence.options, sequence.rules or rules, length):
             yield row, table.history[row, :length], sequence
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.translation.options import DecodingOptions, FinishReason
+from service.translation.processors import TokenRules
 
 
 class Receiver(Protocol):
@@ -32,9 +33,10 @@ class ScoredTokens:
 class Sequence:
     """One sentence. Numbers that every step touches live in `RowTable`, by row."""
 
-    source_ids: NDArray[np.int64]  # (S,), the end token last
+    source_ids: NDArray[np.int64]  # (S,), as the model's template has them
     options: DecodingOptions
     receiver: Receiver
+    rules: TokenRules | None = None  # of its target language; None: its worker's
     streamed: bool = False
     arrived_at: float = 0.0  # time.monotonic()
 

@@ -1,57 +1,44 @@
-"""Between text and token ids. Knows SentencePiece, and nothing of models but their end token."""
+"""Between text and token ids: a bundle's tokenizer, and what its model reads around the text."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Protocol
 
-import sentencepiece
+from service.bundle import Bundle, Direction, TranslationCard
+from service.translation.tokenizer_kinds import open_tokenizer
 
-from service.bundle import Bundle
-from service.errors import BundleError
+
+class TextTokenizer(Protocol):
+    """Knows text and ids, nothing of templates; safe to use from several threads."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text alone; a special token that is spelled out is text as well."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of target ids; special tokens add nothing."""
 
 
 class Tokenizer:
     """The tokenizer of one bundle; safe to use from several threads."""
 
-    def __init__(self, source: Path, target: Path, eos_token_id: int) -> None:
-        self._source = _load(source)
-        self._target = self._source if target == source else _load(target)
-        self._eos_token_id = eos_token_id
+    def __init__(self, text: TextTokenizer, card: TranslationCard) -> None:
+        self._text = text
+        self._tokens = card.tokens
+        self._first_direction = card.first_direction
+        self.num_added = len(card.tokens.template) - 1  # ids of a source beside those of its text
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> "Tokenizer":
         """Read the files that the card names. Raises BundleError."""
-        card = bundle.translation
-        tokenizer = cls(
-            bundle.folder / card.tokenizer.source,
-            bundle.folder / card.tokenizer.target,
-            card.tokens.eos,
-        )
-        tokenizer.check(card.architecture.vocab_size)
-        return tokenizer
+        return cls(open_tokenizer(bundle.folder, bundle.translation), bundle.translation)
 
-    def check(self, vocab_size: int) -> None:
-        """Raise BundleError unless the model knows every source id, and we every target id."""
-        num_source, num_target = len(self._source), len(self._target)
-        if not num_source <= vocab_size <= num_target:
-            raise BundleError(
-                f"expected tokenizers of {vocab_size} pieces, found {num_source} for the source "
-                f"and {num_target} for the target"
-            )
+    def encode(self, texts: Sequence[str], direction: Direction | None = None) -> list[list[int]]:
+        """The source ids of each text; mere space has only the `num_added` of the template.
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The source ids of each text, the end token last; mere space has only that."""
-        encoded: list[list[int]] = self._source.encode(list(texts))
-        return [[*ids, self._eos_token_id] for ids in encoded]
+        Without a direction the ids are for the card's first one.
+        """
+        front, back = self._tokens.frame(direction or self._first_direction)
+        return [[*front, *ids, *back] for ids in self._text.encode(texts)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of target ids; the end token, if there, adds nothing."""
-        end = len(token_ids) - (len(token_ids) > 0 and token_ids[-1] == self._eos_token_id)
-        text: str = self._target.decode(list(token_ids[:end]))
-        return text
-
-
-def _load(path: Path) -> sentencepiece.SentencePieceProcessor:
-    try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise BundleError(f"expected a SentencePiece model in {path}, found: {error}") from error
+        """The text of target ids; the end token and other special ones, if there, add nothing."""
+        return self._text.decode(token_ids)

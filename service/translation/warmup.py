@@ -38,8 +38,9 @@ def _sequence(card: TranslationCard, length: int) -> Sequence:
 
 
 def _decode(runner: StepRunner, card: TranslationCard, sequences: list[Sequence]) -> None:
+    start = card.tokens.decoder_start_into(card.first_direction.target)
     for sequence in sequences:
-        runner.table.allocate(sequence, card.tokens.decoder_start)
+        runner.table.allocate(sequence, start)
     runner.admit(sequences)
     for _ in range(min(NUM_STEPS, card.limits.max_target_tokens)):
         runner.step()

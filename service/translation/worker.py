@@ -143,7 +143,8 @@ class DecodeWorker:
             return
         for sequence in joining:
             sequence.admitted_at = now
-            self._runner.table.allocate(sequence, self._rules.decoder_start)
+            rules = sequence.rules or self._rules
+            self._runner.table.allocate(sequence, rules.decoder_start)
         self._running += joining
         self._measures.joined(joining)
         try:

@@ -107,6 +107,22 @@ def classified() -> classification_pb2.ClassifyResponse:
 
 
 @pytest.fixture
+def multilingual() -> model_pb2.Model:
+    """A translation model between any of its languages."""
+    return model_pb2.Model(
+        name="many",
+        version="1",
+        state=model_pb2.MODEL_STATE_READY,
+        precision="int8",
+        device="cpu",
+        translation=model_pb2.TranslationModel(
+            source_language_codes=["en", "de"],
+            target_language_codes=[f"a{letter}" for letter in "abcdefghij"],
+        ),
+    )
+
+
+@pytest.fixture
 def described() -> model_pb2.Model:
     """A translation model."""
     return model_pb2.Model(

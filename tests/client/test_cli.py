@@ -113,6 +113,17 @@ def test_models_are_one_line_each(script, run, described):
     assert run("models") == (0, "en-de/1  ready  int8  cpu  translation en-de\n", "")
 
 
+def test_of_many_languages_a_line_has_a_few_and_json_all(script, run, multilingual):
+    script.answers = [model_pb2.ListModelsResponse(models=[multilingual])] * 2
+
+    _, line, _ = run("models")
+    _, output, _ = run("models", "--json")
+
+    expected = "translation en,de to aa,ab,ac,ad,ae,af,ag,ah,... (10)"
+    assert line == f"many/1  ready  int8  cpu  {expected}\n"
+    assert json.loads(output)["task"]["target_languages"][-1] == "aj"
+
+
 @pytest.mark.parametrize(("value", "name", "status"), [(1, "SERVING", 0), (2, "NOT_SERVING", 1)])
 def test_health_is_printed_and_is_the_exit_status(script, run, value, name, status):
     script.answers = [Int32Value(value=value)]

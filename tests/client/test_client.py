@@ -153,6 +153,17 @@ def test_a_model_is_described(script, client, described):
     assert model.task.language_pairs[0].target == "de"
 
 
+def test_a_multilingual_model_has_languages_in_place_of_pairs(script, client, multilingual):
+    script.answers = [model_pb2.GetModelResponse(model=multilingual)]
+
+    task = client.model("many").task
+
+    assert isinstance(task, TranslationModel)
+    assert task.language_pairs == ()
+    assert task.source_languages == ("en", "de")
+    assert len(task.target_languages) == 10
+
+
 def test_health_is_the_name_of_the_serving_status(script, client):
     script.answers = [Int32Value(value=2)]
 

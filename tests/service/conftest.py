@@ -105,26 +105,29 @@ def write_classifier(
     return folder
 
 
+_SIZES = ("encoder_layers", "decoder_layers", "d_model", "num_heads", "head_size", "ffn_size")
+ARCHITECTURE = {
+    **dict.fromkeys(_SIZES, 1),
+    "vocab_size": 8,
+    "max_positions": 64,
+    "norm": "post",
+    "activation": "relu",
+    "positions": "sinusoidal",
+}
+
+
 def write_translator(
     models: Path,
     name: str = "en-de",
     version: int = 1,
     pairs: tuple[tuple[str, str], ...] = (("en", "de"),),
+    **card: Any,
 ) -> Path:
     """A bundle that is complete on paper; the engine over it is a fake."""
     folder = models / name / str(version)
     (folder / "fp32").mkdir(parents=True)
     for path in ("fp32/encoder.onnx", "fp32/decoder.onnx", "source.spm"):
         (folder / path).write_bytes(b"not opened")
-    sizes = ("encoder_layers", "decoder_layers", "d_model", "num_heads", "head_size", "ffn_size")
-    architecture = {
-        **dict.fromkeys(sizes, 1),
-        "vocab_size": 8,
-        "max_positions": 64,
-        "norm": "post",
-        "activation": "relu",
-        "positions": "sinusoidal",
-    }
     write_card(
         folder,
         {
@@ -135,16 +138,37 @@ def write_translator(
                 "fp32": {"encoder": "fp32/encoder.onnx", "decoder": "fp32/decoder.onnx"}
             },
             "provenance": provenance(),
-            "architecture": architecture,
+            "architecture": ARCHITECTURE,
             "tokens": {"pad": 0, "eos": 1, "unk": 2, "decoder_start": 0},
             "decoding": {"beam_size": 4, "length_penalty": 0.6, "max_target_tokens": 32},
             "language_pairs": [{"source": source, "target": target} for source, target in pairs],
             "segmentation": "sentences",
             "tokenizer": {"kind": "sentencepiece", "source": "source.spm", "target": "source.spm"},
             "limits": {"max_source_tokens": 64, "max_target_tokens": 64},
+            **card,
         },
     )
     return folder
+
+
+def write_multilingual(models: Path, *codes: str, name: str = "many", told: str = "both") -> Path:
+    """A translator between any of these languages, told the source too, or the target alone."""
+    languages = [
+        {"code": code, "token": 3 + index, "name": f"{code}_own"}
+        for index, code in enumerate(codes)
+    ]
+    source = ["source_language", "text", 1] if told == "both" else ["text", 1]
+    return write_translator(
+        models,
+        name,
+        pairs=(),
+        tokens={
+            **{"pad": 0, "eos": 1, "unk": 2, "decoder_start": 0, "source": source},
+            "forced_bos": "target_language",
+        },
+        architecture={**ARCHITECTURE, "vocab_size": 3 + len(codes)},
+        languages={"sources": languages, "targets": languages},
+    )
 
 
 def image_file(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from service.bundle import Bundle
+from service.bundle import Bundle, Direction
 from service.errors import InvalidText, Overloaded
 from service.metrics import Metrics
 from service.translation.options import (
@@ -41,6 +41,7 @@ class FakeTranslator:
         self.left = asyncio.Event()
         self.stopped = False
         self.options: list[DecodingOptions] = []
+        self.directions: list[Direction | None] = []
         self.segmentations: list[Segmentation | None] = []
         self._running = metrics.sequences_running.labels(self.model_name)
 
@@ -56,9 +57,11 @@ class FakeTranslator:
         options: DecodingOptions,
         segmentation: Segmentation | None,
         *,
+        direction: Direction | None = None,
         deadline_seconds: float | None = None,
     ) -> Translation:
         self.options.append(options)
+        self.directions.append(direction)
         self.segmentations.append(segmentation)
         self._running.inc()
         try:
@@ -78,12 +81,13 @@ class FakeTranslator:
         options: DecodingOptions,
         segmentation: Segmentation | None,
         *,
+        direction: Direction | None = None,
         deadline_seconds: float | None = None,
     ) -> AsyncIterator[StreamEvent]:
         for index, text in enumerate(contents):
             for word in text.split():
                 yield TextDelta(index, f"{word.upper()} ")
-        translation = await self.translate(contents, options, segmentation)
+        translation = await self.translate(contents, options, segmentation, direction=direction)
         for index, result in enumerate(translation.results):
             yield TextFinished(index, result)
         yield Summary(translation.timing)

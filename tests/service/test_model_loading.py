@@ -68,7 +68,7 @@ def states(models: ModelRepository) -> dict[str, str]:
 
 
 async def version_that_answers(models: ModelRepository, name: str = "") -> str:
-    async with models.translation(name, "", "") as engine:
+    async with models.translation(name, "", "") as (engine, _):
         return engine.model_name
 
 
@@ -162,7 +162,7 @@ async def test_a_model_leaves_only_after_its_last_call(
         write_translator(tmp_path, name)
     models = repository(max_bytes=bundle_bytes(tmp_path / "a" / "1"))
     await models.rescan()
-    async with models.translation("a", "", "") as engine:
+    async with models.translation("a", "", "") as (engine, _):
         waiting = asyncio.create_task(version_that_answers(models, "b"))
         while models.get("a").state is not ModelState.UNLOADED:
             await asyncio.sleep(0)
@@ -183,7 +183,7 @@ async def test_models_that_share_too_little_memory_take_turns(
     await models.rescan()
 
     async def call(name: str) -> str:
-        async with models.translation(name, "", "") as engine:
+        async with models.translation(name, "", "") as (engine, _):
             assert isinstance(engine, FakeTranslator)
             await asyncio.sleep(0)
             assert not engine.stopped
@@ -229,7 +229,7 @@ async def test_a_new_version_takes_over_and_the_old_one_ends_its_calls(
     await models.rescan()
     loader.may_load.clear()
     write_translator(tmp_path, version=2)
-    async with models.translation("", "", "") as old:
+    async with models.translation("", "", "") as (old, _):
         rescan = asyncio.create_task(models.rescan())
         while len(models.models) < 2:
             await asyncio.sleep(0)

@@ -35,7 +35,7 @@ def repository(folder: Path, metrics: Metrics | None = None, **given: Any) -> Mo
 async def chosen(
     models: ModelRepository, name: str = "", source: str = "", target: str = ""
 ) -> str:
-    async with models.translation(name, source, target) as engine:
+    async with models.translation(name, source, target) as (engine, _):
         return engine.model_name
 
 
@@ -179,7 +179,7 @@ async def test_no_engine_is_stopped_under_a_call(tmp_path: Path) -> None:
     folder = write_translator(tmp_path)
     models = repository(tmp_path)
     await models.rescan()
-    async with models.translation("", "", "") as engine:
+    async with models.translation("", "", "") as (engine, _):
         shutil.rmtree(folder)
         await models.rescan()
         await asyncio.sleep(0)

@@ -163,12 +163,12 @@ def leaky_bundle(bundle: Bundle, tmp_path: Path) -> Bundle:
     folder = tmp_path / "1"
     shutil.copytree(bundle.folder, folder)
     model = load_bundle_model(bundle.folder, Transformer)
-    weights = WeightsFile()
+    weights = WeightsFile(folder / "int8")
     bias = model.final_logits_bias.detach().numpy()
     graphs = TranslationGraphs(model.config, to_numpy(model), bias, DynamicProducts(), weights)
     graphs.encoder().save(folder / "int8" / "encoder.onnx")
     graphs.decoder().save(folder / "int8" / "decoder.onnx")
-    weights.write(folder / "int8")
+    weights.close()
     card = bundle.translation.model_copy(update={"quantized_caches": ()})
     return dataclasses.replace(bundle, folder=folder, card=card)
 

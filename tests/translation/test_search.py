@@ -1,6 +1,7 @@
 """Greedy and beam search against an enumeration, and against the rules written down plainly."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,27 @@ def test_every_search_follows_the_rules(seed: int) -> None:
     reference = Reference(script, SOURCE, options, rules)
     expected = [reference.greedy()] if options.beam_size == 1 else reference.beams()
     assert_found(search(script, options, rules), expected)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_each_sequence_of_a_batch_follows_the_rules_of_its_own_language(seed: int) -> None:
+    """Greedy ones and beams, each with a start and a first token of its own, or with neither."""
+    rng = random.Random(seed)
+    script, _, shared = random_case(rng)
+    sequences, expected = [], []
+    for _ in range(6):
+        _, options, _ = random_case(rng)
+        rules = replace(
+            shared, decoder_start=rng.choice((START, 3, 4)), forced_bos=rng.choice((None, 3, 4, 5))
+        )
+        sequence = make_sequence(SOURCE, options)
+        sequence.rules = rng.choice((rules, None))
+        reference = Reference(script, SOURCE, options, sequence.rules or shared)
+        sequences.append(sequence)
+        expected.append([reference.greedy()] if options.beam_size == 1 else reference.beams())
+    Bench(FakeRunner(script), rules=shared).run(*sequences)
+    for sequence, found in zip(sequences, expected, strict=True):
+        assert_found(sequence, found)
 
 
 @pytest.mark.parametrize("early_stopping", list(EarlyStopping))

@@ -25,16 +25,15 @@ class Streams:
     def __init__(self, bundle: Bundle) -> None:
         card = bundle.translation
         self.tokenizer = Tokenizer.from_bundle(bundle)
-        self.preparer = TextPreparer(
-            self.tokenizer, "en", card.limits.max_source_tokens, 1 << 16, 4096
-        )
+        self.direction = card.first_direction
+        self.preparer = TextPreparer(self.tokenizer, card.limits.max_source_tokens, 1 << 16, 4096)
         self.rules = TokenRules.from_card(card)
         self.vocab_size = card.architecture.vocab_size
 
     def call(
         self, texts: list[str], options: DecodingOptions, events: list[StreamEvent] | None
     ) -> Call:
-        prepared = self.preparer.prepare(texts, options, Segmentation.SENTENCES)
+        prepared = self.preparer.prepare(texts, self.direction, options, Segmentation.SENTENCES)
         emit = None if events is None else events.append
         return Call(prepared, options, self.tokenizer, arrived_at=0.0, emit=emit)
 

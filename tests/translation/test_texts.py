@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.bundle import Bundle
+from service.bundle import Bundle, Direction, LanguagePair
 from service.errors import BundleError, InvalidOption, InvalidText, TextTooLong
 from service.translation.options import DecodingOptions, Segmentation
 from service.translation.preparation import PreparedText, TextPreparer
@@ -16,6 +16,7 @@ from service.translation.segmenter import Segments, split_text
 from service.translation.tokenizer import Tokenizer
 
 MAX_CHARACTERS = 60
+EN_DE = Direction.of(LanguagePair(source="en", target="de"))
 
 texts = st.text(
     st.one_of(
@@ -101,11 +102,11 @@ def test_a_huge_text_asks_for_its_length_in_proportion(unit: str) -> None:
 @pytest.fixture(scope="module")
 def preparer(bundle: Bundle) -> TextPreparer:
     limit = bundle.translation.limits.max_source_tokens
-    return TextPreparer(Tokenizer.from_bundle(bundle), "en", limit, 65536, 4096)
+    return TextPreparer(Tokenizer.from_bundle(bundle), limit, 65536, 4096)
 
 
 def prepare(preparer: TextPreparer, text: str, **given: int) -> object:
-    (prepared,) = preparer.prepare([text], DecodingOptions(**given), Segmentation.SENTENCES)  # type: ignore[arg-type]
+    (prepared,) = preparer.prepare([text], EN_DE, DecodingOptions(**given), Segmentation.SENTENCES)  # type: ignore[arg-type]
     return prepared
 
 
@@ -129,7 +130,7 @@ def test_no_source_is_longer_than_the_model_takes(
 
 def test_a_text_over_the_limit_has_an_error_of_its_own(preparer: TextPreparer) -> None:
     long, fine = preparer.prepare(
-        ["é" * 32769, "é" * 32768], DecodingOptions(), Segmentation.SENTENCES
+        ["é" * 32769, "é" * 32768], EN_DE, DecodingOptions(), Segmentation.SENTENCES
     )
     assert isinstance(long, TextTooLong)
     assert "65538 bytes, the limit is 65536" in long.message
@@ -156,20 +157,33 @@ def test_what_has_no_tokens_is_not_decoded(preparer: TextPreparer) -> None:
         assert prepared.num_sequences == 0
 
 
+@pytest.mark.parametrize(("code", "count"), [("de", 1), ("de-AT", 1), ("en", 2)])
+def test_sentences_end_where_they_do_in_the_language_of_the_source(
+    preparer: TextPreparer, code: str, count: int
+) -> None:
+    """ "3. Mai" is a date in German, in Austria too."""
+    direction = Direction.of(LanguagePair(source=code, target="fr"))
+    text = "Er kam am 3. Mai mit Prof. Maier."
+    (found,) = preparer.prepare([text], direction, DecodingOptions(), Segmentation.SENTENCES)
+    assert isinstance(found, PreparedText)
+    assert len(found.segments.pieces) == count
+
+
 def test_a_tokenizer_of_another_size_than_the_model_is_refused(bundle: Bundle) -> None:
     """Regression: an id without a piece, chosen by one sequence, hung its neighbours' calls."""
-    vocab_size = bundle.translation.architecture.vocab_size
-    tokenizer = Tokenizer.from_bundle(bundle)
-    for wrong in (vocab_size - 1, vocab_size + 1):
+    card = bundle.translation
+    for wrong in (card.architecture.vocab_size - 1, card.architecture.vocab_size + 1):
+        architecture = card.architecture.model_copy(update={"vocab_size": wrong})
+        other = replace(bundle, card=card.model_copy(update={"architecture": architecture}))
         with pytest.raises(BundleError, match=f"expected tokenizers of {wrong} pieces"):
-            tokenizer.check(wrong)
+            Tokenizer.from_bundle(other)
 
 
 def test_a_text_of_more_sequences_than_the_queue_takes_is_that_texts_error(
     preparer: TextPreparer,
 ) -> None:
     too_many, fine = replace(preparer, max_sequences=8).prepare(
-        ["a\t" * 9, "A dog runs."], DecodingOptions(), Segmentation.SENTENCES
+        ["a\t" * 9, "A dog runs."], EN_DE, DecodingOptions(), Segmentation.SENTENCES
     )
     assert isinstance(too_many, TextTooLong)
     assert too_many.message == "text has 9 sequences, the queue takes 8"
@@ -182,4 +196,4 @@ def test_a_preparation_that_nobody_waits_for_any_more_ends_before_the_next_text(
     abandoned = threading.Event()
     abandoned.set()
     texts = ["A dog runs."] * 3
-    assert not preparer.prepare(texts, DecodingOptions(), Segmentation.SENTENCES, abandoned)
+    assert not preparer.prepare(texts, EN_DE, DecodingOptions(), Segmentation.SENTENCES, abandoned)
