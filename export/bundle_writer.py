@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from service.bundle import CARD_FILE, Bundle, BundleCard, bundle_files, file_sha256, read_card
@@ -17,12 +17,14 @@ def write_bundle(
     card: BundleCard,
     populate: Callable[[Path], None],
     golden: Callable[[Bundle], str] | None = None,
+    check: Callable[[Bundle], Mapping[str, str]] | None = None,
 ) -> Bundle:
     """Let `populate` fill a folder, add bundle.json and MODEL_CARD.md, verify, rename to `output`.
 
     `card` comes with empty `files`; `output` is `.../NAME/VERSION` and must not exist: a version
-    never changes. `golden` makes golden.json by asking the bundle. When anything fails nothing is
-    left behind. Raises BundleError, and what `golden` raises.
+    never changes. `golden` makes golden.json by asking the bundle; `check` compares it with what it
+    was made from, for the card. When anything fails nothing is left behind. Raises BundleError, and
+    what `golden` and `check` raise.
     """
     if output.exists():
         raise BundleError(f"expected no {output} yet, found one; delete it or raise the version")
@@ -36,6 +38,9 @@ def write_bundle(
         (folder / MODEL_CARD_FILE).write_text(model_card(card), encoding="utf-8")
         _write_card(folder, card)
         bundle = Bundle.open(folder)
+        if check is not None:
+            bundle = record_figures(folder, parity=check(bundle))
+            card = bundle.card
         if golden is not None:
             (folder / GOLDEN_FILE).write_text(golden(bundle) + "\n", encoding="utf-8")
             _write_card(folder, card.model_copy(update={"golden": GOLDEN_FILE}))
@@ -51,7 +56,7 @@ def record_figures(
     *,
     metrics: dict[str, dict[str, float]] | None = None,
     measured_with: dict[str, str] | None = None,
-    parity: dict[str, str] | None = None,
+    parity: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Put measured quality, by precision and with how it was measured, or parity in the card."""
     card = read_card(folder)

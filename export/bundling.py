@@ -24,7 +24,7 @@ from export.quantization import (
     calibrate_classification,
     calibrate_translation,
 )
-from export.seq2seq import Transformer
+from export.seq2seq import IMPORTED_SWITCHES, Seq2SeqConfig, Transformer
 from export.vit import VisionTransformer
 from service.bundle import (
     Activation,
@@ -37,7 +37,7 @@ from service.bundle import (
     LanguagePair,
     Precision,
     Provenance,
-    Tokenizer,
+    SentencePieceTokenizer,
     Tokens,
     TranslationArchitecture,
     TranslationCard,
@@ -116,7 +116,7 @@ def export_translation(
         return {"encoder": builder.encoder(), "decoder": builder.decoder()}
 
     def populate(folder: Path) -> None:
-        _write_precisions(folder, storage, calibration, graphs)
+        write_precisions(folder, storage, calibration, graphs)
         shutil.copyfile(tokenizer, folder / SOURCE_TOKENIZER)
         shutil.copyfile(target_tokenizer, folder / TARGET_TOKENIZER)
 
@@ -152,7 +152,7 @@ def export_classification(
         return {"classifier": builder.classifier()}
 
     def populate(folder: Path) -> None:
-        _write_precisions(folder, storage, calibration, graphs)
+        write_precisions(folder, storage, calibration, graphs)
 
     card = _classification_card(model, description, storage)
     ask = partial(golden_images, images=golden) if golden else None
@@ -176,6 +176,47 @@ def to_numpy(model: nn.Module) -> dict[str, Floats]:
     return {name: tensor.cpu().float().numpy() for name, tensor in model.state_dict().items()}
 
 
+def write_precisions(
+    folder: Path,
+    storage: Storage,
+    calibration: Calibration | None,
+    graphs: Callable[[Products, WeightsFile], dict[GraphName, GraphBuilder]],
+) -> None:
+    """Write the graphs and the weights of every precision into a folder of its name."""
+    for precision in storage.precisions:
+        place = folder / precision
+        place.mkdir()
+        half = storage.half_weights and precision == "fp32"
+        with WeightsFile(place, half=half) as weights:
+            for name, graph in graphs(_products(precision, calibration), weights).items():
+                graph.save(place / f"{name}.onnx")
+
+
+def translation_architecture(config: Seq2SeqConfig) -> TranslationArchitecture:
+    """Sizes and switches of a model, as its card has them."""
+    return TranslationArchitecture(
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        d_model=config.d_model,
+        num_heads=config.num_heads,
+        head_size=config.d_model // config.num_heads,
+        ffn_size=config.ffn_size,
+        vocab_size=config.vocab_size,
+        max_positions=config.max_positions,
+        norm=config.norm,
+        activation=cast(Activation, config.activation),
+        **{name: getattr(config, name) for name in IMPORTED_SWITCHES},
+    )
+
+
+def graph_paths(storage: Storage, kind: type[BundleCard]) -> dict[Precision, dict[GraphName, str]]:
+    """Where a bundle of this kind has the graphs of every precision."""
+    return {
+        precision: {name: f"{precision}/{name}.onnx" for name in kind.GRAPHS}
+        for precision in storage.precisions
+    }
+
+
 def _calibration(
     model: Transformer,
     processors: tuple[sentencepiece.SentencePieceProcessor, sentencepiece.SentencePieceProcessor],
@@ -189,22 +230,6 @@ def _calibration(
         for processor, side in zip(processors, zip(*pairs, strict=True), strict=True)
     )
     return calibrate_translation(model, zip(sources, targets, strict=True))
-
-
-def _write_precisions(
-    folder: Path,
-    storage: Storage,
-    calibration: Calibration | None,
-    graphs: Callable[[Products, WeightsFile], dict[GraphName, GraphBuilder]],
-) -> None:
-    for precision in storage.precisions:
-        products = _products(precision, calibration)
-        weights = WeightsFile(half=storage.half_weights and precision == "fp32")
-        place = folder / precision
-        place.mkdir()
-        for name, graph in graphs(products, weights).items():
-            graph.save(place / f"{name}.onnx")
-        weights.write(place)
 
 
 def _products(precision: Precision, calibration: Calibration | None) -> Products:
@@ -224,21 +249,9 @@ def _translation_card(
     config = model.config
     return TranslationCard(
         name=description.name,
-        precisions=_graph_paths(storage, TranslationCard),
+        precisions=graph_paths(storage, TranslationCard),
         provenance=description.provenance,
-        architecture=TranslationArchitecture(
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers,
-            d_model=config.d_model,
-            num_heads=config.num_heads,
-            head_size=config.d_model // config.num_heads,
-            ffn_size=config.ffn_size,
-            vocab_size=config.vocab_size,
-            max_positions=config.max_positions,
-            norm=config.norm,
-            activation=cast(Activation, config.activation),
-            positions="sinusoidal",
-        ),
+        architecture=translation_architecture(config),
         tokens=Tokens(
             pad=config.pad_token_id,
             eos=config.eos_token_id,
@@ -251,7 +264,9 @@ def _translation_card(
             for source, target in description.language_pairs
         ),
         segmentation=description.segmentation,
-        tokenizer=Tokenizer(kind="sentencepiece", source=SOURCE_TOKENIZER, target=TARGET_TOKENIZER),
+        tokenizer=SentencePieceTokenizer(
+            kind="sentencepiece", source=SOURCE_TOKENIZER, target=TARGET_TOKENIZER
+        ),
         limits=TranslationLimits(
             max_source_tokens=description.max_source_tokens,
             max_target_tokens=description.max_target_tokens,
@@ -265,7 +280,7 @@ def _classification_card(
     config = model.config
     return ClassificationCard(
         name=description.name,
-        precisions=_graph_paths(storage, ClassificationCard),
+        precisions=graph_paths(storage, ClassificationCard),
         provenance=description.provenance,
         architecture=VisionArchitecture(
             layers=config.layers,
@@ -280,10 +295,3 @@ def _classification_card(
         image=description.image,
         multi_label=description.multi_label,
     )
-
-
-def _graph_paths(storage: Storage, kind: type[BundleCard]) -> dict[Precision, dict[GraphName, str]]:
-    return {
-        precision: {name: f"{precision}/{name}.onnx" for name in kind.GRAPHS}
-        for precision in storage.precisions
-    }

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.huggingface.command import PRECISIONS, add_huggingface
 from export.options import add_dataclass_options, dataclass_from_options
 from service.errors import AttendantError, BundleError
 
-PRECISIONS = ("fp32", "int8", "fp16")
 DEFAULT_PRECISIONS = ("fp32", "int8")  # fp16 is for GPUs, where asked for
 
 
@@ -36,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
         train.add_parser("classification", help="from a folder of pictures for each label")
     )
     _add_bundle(commands.add_parser("bundle", help="make a bundle of a trained run"))
+    add_huggingface(
+        commands.add_parser("huggingface", help="make a bundle of a checkpoint of transformers")
+    )
     _add_verify(commands.add_parser("verify", help="compare a bundle's graphs with PyTorch"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a bundle on a test set"))
     _add_download(commands.add_parser("download", help="fetch a public data set"))
@@ -43,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train_translation(parser: argparse.ArgumentParser) -> None:
-    from export.seq2seq import Seq2SeqConfig
+    from export.seq2seq import IMPORTED_SWITCHES, Seq2SeqConfig
     from export.training.loop import OptimizationConfig
     from export.training.translation import TranslationDataConfig
 
@@ -51,7 +54,7 @@ def _add_train_translation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--valid", nargs=2, type=Path, required=True, metavar=("SRC", "TGT"))
     parser.add_argument("--languages", nargs=2, default=("en", "de"), metavar=("SRC", "TGT"))
     _add_run_options(parser)
-    add_dataclass_options(parser, Seq2SeqConfig, exclude=("vocab_size",))
+    add_dataclass_options(parser, Seq2SeqConfig, exclude=("vocab_size", *IMPORTED_SWITCHES))
     add_dataclass_options(parser, TranslationDataConfig)
     add_dataclass_options(parser, OptimizationConfig)
     parser.set_defaults(run_command=_train_translation)

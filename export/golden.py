@@ -10,8 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from service.bundle import Bundle, Precision
+from service.bundle import Bundle, Direction, Precision
 from service.golden import GoldenImages, GoldenTexts, ImageAnswer, TextAnswer
+from service.languages import sample_directions
 from service.selftest.images import WAY, ImageTrial
 from service.selftest.machine import origin_here
 from service.selftest.texts import TextTrial
@@ -25,12 +26,18 @@ MAX_BYTES_OF_ALL = 40_000
 
 
 def golden_texts(bundle: Bundle, texts: Sequence[str]) -> str:
-    """golden.json of a translation bundle. Raises what translating a text raises."""
+    """golden.json of a translation bundle. Raises what translating a text raises.
+
+    A multilingual model translates the texts, which are English, into several languages.
+    """
+    directions = sample_directions(bundle.translation, len(texts))
+    languages = tuple(direction.pair for direction in directions)
     golden = GoldenTexts(
         origin=origin_here(),
         texts=tuple(texts),
+        languages=languages if bundle.translation.languages is not None else (),
         answers={
-            precision: asyncio.run(_translate(bundle, precision, texts))
+            precision: asyncio.run(_translate(bundle, precision, texts, directions))
             for precision in _precisions(bundle)
         },
     )
@@ -64,9 +71,9 @@ def read_small(paths: Sequence[Path], side: int) -> list[bytes]:
 
 
 async def _translate(
-    bundle: Bundle, precision: Precision, texts: Sequence[str]
+    bundle: Bundle, precision: Precision, texts: Sequence[str], directions: Sequence[Direction]
 ) -> dict[str, tuple[TextAnswer, ...]]:
-    trial = TextTrial(bundle, _settings(precision), texts)
+    trial = TextTrial(bundle, _settings(precision), texts, directions)
     trial.start()
     try:
         return {way: tuple(await trial.alone(way)) for way in trial.ways}

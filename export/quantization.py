@@ -72,14 +72,18 @@ def scale_of(activation: Range) -> tuple[float, int]:
 
 
 def calibrate_translation(
-    model: Transformer, pairs: Iterable[tuple[TokenIds, TokenIds]]
+    model: Transformer, pairs: Iterable[tuple[TokenIds, TokenIds]], start: int | None = None
 ) -> Calibration:
-    """Of what products read and caches hold, over pairs of ids that end with the end token."""
+    """Of what products read and caches hold, over pairs of ids that end with the end token.
+
+    A target begins with `start`, or else with padding as our own models do.
+    """
+    first = model.config.pad_token_id if start is None else start
 
     def run() -> None:
         for source, target in pairs:
             input_ids = torch.tensor([source])
-            decoder_input_ids = shift_right(torch.tensor([target]), model.config.pad_token_id)
+            decoder_input_ids = shift_right(torch.tensor([target]), first)
             model(input_ids, torch.ones_like(input_ids), decoder_input_ids)
 
     return _observe(model, run)

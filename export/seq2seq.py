@@ -2,12 +2,12 @@
 
 With its defaults it computes the function of Hugging Face's MarianMTModel: post-norm layers,
 sinusoids with the sines first, one embedding for source, target and output, scaled by
-sqrt(d_model).
+sqrt(d_model). Switches make it M2M100, BART and mBART: see `export.huggingface.families`.
 Letters: B batch, S source length, T target length, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -39,10 +39,19 @@ class Seq2SeqConfig:
     max_positions: int = 512
     pad_token_id: int = 0
     eos_token_id: int = 2
+    # What follows is for checkpoints of others; `attendant-export train` has no options for it.
+    positions: Literal["sinusoidal", "tensor2tensor", "learned"] = "sinusoidal"
+    position_offset: int = 0  # the place in the table of a sequence's first token
+    embedding_norm: bool = False
+    scale_embedding: bool = True
+    source_vocab_size: int | None = None  # None: the source is looked up in the target's table
+    tied_output: bool = True  # logits are computed with the target's table
+    encoder_heads: int | None = None  # None: as many as the decoder
+    encoder_ffn_size: int | None = None
 
     @property
     def layer(self) -> LayerConfig:
-        """The configuration that every layer shares."""
+        """The configuration that every layer of the decoder shares."""
         return LayerConfig(
             d_model=self.d_model,
             num_heads=self.num_heads,
@@ -51,6 +60,27 @@ class Seq2SeqConfig:
             activation=self.activation,
             norm=self.norm,
         )
+
+    @property
+    def encoder_layer(self) -> LayerConfig:
+        """The configuration that every layer of the encoder shares."""
+        return replace(
+            self.layer,
+            num_heads=self.encoder_heads or self.num_heads,
+            ffn_size=self.encoder_ffn_size or self.ffn_size,
+        )
+
+
+IMPORTED_SWITCHES = (
+    "positions",
+    "position_offset",
+    "embedding_norm",
+    "scale_embedding",
+    "source_vocab_size",
+    "tied_output",
+    "encoder_heads",
+    "encoder_ffn_size",
+)
 
 
 def sinusoidal_positions(num_positions: int, d_model: int) -> Tensor:
@@ -63,29 +93,64 @@ def sinusoidal_positions(num_positions: int, d_model: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
+def tensor2tensor_frequencies(d_model: int) -> Tensor:
+    """What a position is multiplied by in M2M100, (d_model / 2,), rounded as transformers does."""
+    half = d_model // 2
+    step = math.log(10_000) / (half - 1)
+    return torch.exp(torch.arange(half, dtype=torch.int64).float() * -step)
+
+
+def tensor2tensor_positions(first: int, num_positions: int, d_model: int) -> Tensor:
+    """The sinusoids of the tensor2tensor library from position `first` on, in float32.
+
+    Angle i of position p is p / 10000^(i / (d_model / 2 - 1)). Shape (num_positions, d_model).
+    """
+    places = torch.arange(first, first + num_positions).float()
+    angles = places[:, None] * tensor2tensor_frequencies(d_model)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def fixed_positions(config: Seq2SeqConfig) -> Tensor:
+    """The table (max_positions, d_model) that is no weight; learned positions leave it empty."""
+    match config.positions:
+        case "sinusoidal":
+            return sinusoidal_positions(config.max_positions, config.d_model)
+        case "tensor2tensor":
+            first, count = config.position_offset, config.max_positions
+            return tensor2tensor_positions(first, count, config.d_model)
+    return torch.empty(0, config.d_model)
+
+
 class Transformer(nn.Module):
-    """Encoder, decoder and the embedding they share."""
+    """Encoder, decoder and the embeddings they use."""
 
     positions: Tensor
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(
-            config.vocab_size, config.d_model, padding_idx=config.pad_token_id
-        )
+        size = config.d_model
+        self.embedding = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
+        # None where the one table serves the source, and the logits, too.
+        self.source_embedding = _table(config.source_vocab_size, size)
+        self.output_embedding = _table(None if config.tied_output else config.vocab_size, size)
         self.encoder_layers = nn.ModuleList(
-            EncoderLayer(config.layer) for _ in range(config.encoder_layers)
+            EncoderLayer(config.encoder_layer) for _ in range(config.encoder_layers)
         )
         self.decoder_layers = nn.ModuleList(
             DecoderLayer(config.layer) for _ in range(config.decoder_layers)
         )
         final_norm = config.norm == "pre"  # a pre-norm stack leaves its last states unnormalised
-        self.encoder_norm = nn.LayerNorm(config.d_model) if final_norm else nn.Identity()
-        self.decoder_norm = nn.LayerNorm(config.d_model) if final_norm else nn.Identity()
+        self.encoder_norm = _norm(final_norm, size)
+        self.decoder_norm = _norm(final_norm, size)
+        self.encoder_embedding_norm = _norm(config.embedding_norm, size)
+        self.decoder_embedding_norm = _norm(config.embedding_norm, size)
         self.dropout = Dropout(config.dropout)
-        positions = sinusoidal_positions(config.max_positions, config.d_model)
-        self.register_buffer("positions", positions, persistent=False)
+        rows = config.max_positions + config.position_offset
+        learned = rows if config.positions == "learned" else None
+        self.encoder_positions = _table(learned, size)
+        self.decoder_positions = _table(learned, size)
+        self.register_buffer("positions", fixed_positions(config), persistent=False)
         bias = torch.zeros(config.vocab_size)
         bias[config.pad_token_id] = PAD_LOGIT
         self.final_logits_bias = nn.Parameter(bias)
@@ -94,7 +159,9 @@ class Transformer(nn.Module):
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Source ids and their mask (B, S) -> encoder states (B, S, d_model)."""
         mask = padding_mask(attention_mask)
-        states = self._embed(input_ids)
+        states = self.encoder_embedding_norm(
+            self._embed(input_ids, self.source_embedding, self.encoder_positions)
+        )
         for layer in self.encoder_layers:
             states = layer(states, mask)
         output: Tensor = self.encoder_norm(states)
@@ -104,11 +171,14 @@ class Transformer(nn.Module):
         """Target ids so far (B, T) and encoder states (B, S, d_model) -> logits (B, T, V)."""
         self_mask = causal_mask(decoder_input_ids.shape[1], decoder_input_ids.device)
         memory_mask = padding_mask(attention_mask)
-        states = self._embed(decoder_input_ids)
+        states = self.decoder_embedding_norm(
+            self._embed(decoder_input_ids, None, self.decoder_positions)
+        )
         for layer in self.decoder_layers:
             states = layer(states, memory, self_mask, memory_mask)
         states = self.decoder_norm(states)
-        return functional.linear(states, self.embedding.weight, self.final_logits_bias)
+        table = self.output_embedding or self.embedding
+        return functional.linear(states, table.weight, self.final_logits_bias)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor
@@ -129,11 +199,24 @@ class Transformer(nn.Module):
             self.final_logits_bias.copy_(frequencies.log())
             self.final_logits_bias[self.config.pad_token_id] = PAD_LOGIT
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _embed(
+        self, ids: Tensor, table: nn.Embedding | None, learned: nn.Embedding | None
+    ) -> Tensor:
         # Section 3.4: embeddings are multiplied by sqrt(d_model).  (B, T) -> (B, T, d_model)
-        scaled = self.embedding(ids) * math.sqrt(self.config.d_model)
-        output: Tensor = self.dropout(scaled + self.positions[: ids.shape[1]])
+        scale = math.sqrt(self.config.d_model) if self.config.scale_embedding else 1.0
+        scaled = (table or self.embedding)(ids) * scale
+        output: Tensor = self.dropout(scaled + self._positions_of(ids, learned))
         return output
+
+    def _positions_of(self, ids: Tensor, learned: nn.Embedding | None) -> Tensor:
+        # (B, T) -> (T, d_model), or (B, T, d_model) where padding has no position
+        if learned is not None:
+            return learned.weight[self.config.position_offset :][: ids.shape[1]]
+        if self.config.positions == "tensor2tensor":
+            real = ids != self.config.pad_token_id
+            places = (real.cumsum(dim=1) - 1).clamp(min=0)
+            return self.positions[places] * real[..., None]
+        return self.positions[: ids.shape[1]]
 
     def _initialise(self) -> None:
         nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
@@ -143,6 +226,14 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
         with torch.no_grad():
             self.embedding.weight[self.config.pad_token_id].zero_()
+
+
+def _table(rows: int | None, size: int) -> nn.Embedding | None:
+    return None if rows is None else nn.Embedding(rows, size)
+
+
+def _norm(present: bool, size: int) -> nn.Module:
+    return nn.LayerNorm(size) if present else nn.Identity()
 
 
 def shift_right(target_ids: Tensor, start_token_id: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from export.graphs.layers import PACKED
 from export.quantization import Floats
-from export.seq2seq import Seq2SeqConfig, Transformer
+from export.seq2seq import IMPORTED_SWITCHES, Seq2SeqConfig, Transformer
 from export.vit import VisionTransformer, ViTConfig
 from service.bundle import (
     BundleCard,
@@ -28,7 +28,14 @@ from service.bundle import (
 from service.errors import BundleError
 
 PRECISION: Precision = "fp32"
-UNPACKED = ("embedding.weight",)  # matrices that are no linear map: stored as PyTorch has them
+# Matrices that are no linear map: stored as PyTorch has them.
+UNPACKED = (
+    "embedding.weight",
+    "source_embedding.weight",
+    "output_embedding.weight",
+    "encoder_positions.weight",
+    "decoder_positions.weight",
+)
 
 Model = TypeVar("Model", Transformer, VisionTransformer)
 
@@ -79,6 +86,7 @@ def seq2seq_config(card: TranslationCard) -> Seq2SeqConfig:
         max_positions=sizes.max_positions,
         pad_token_id=card.tokens.pad,
         eos_token_id=card.tokens.eos,
+        **{name: getattr(sizes, name) for name in IMPORTED_SWITCHES},
     )
 
 

@@ -30,6 +30,7 @@ from bench.statistics import Ratio, alternate, percentile
 from bench.traffic import MAX_SOURCE_TOKENS, MIN_SOURCE_TOKENS, SEARCHES, mixed_traffic, request
 from bench.translators import CTranslate2, our_translator, search_options
 from export.bundling import load_tokenizer
+from service.bundle import Bundle
 from service.translation.tokenizer import Tokenizer
 
 SOURCE = "A man is riding a horse on the beach."
@@ -207,7 +208,7 @@ async def test_our_contender_answers_as_the_server_does(on: Stage) -> None:
     assert together["ids"] == alone["ids"]
     assert together["seconds"] > 0
     assert [len(hypotheses) for hypotheses in together["ids"]] == [2] * 4
-    tokenizer = Tokenizer(DEFAULT.bundle / "source.spm", DEFAULT.bundle / "target.spm", 2)
+    tokenizer = Tokenizer.from_bundle(Bundle.open(DEFAULT.bundle))
     assert tokenizer.decode(together["ids"][0][0]) == TARGET
 
 

@@ -86,7 +86,7 @@ class GraphBuilder:
         return self._loaded[name]
 
     def save(self, path: Path) -> None:
-        """Write the graph; its weights file is written by `WeightsFile.write`."""
+        """Write the graph; its weights are in their file already."""
         initializers = list(self._initializers.values())
         graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]

@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from export.graphs.builder import ABSENT, MICROSOFT, GraphBuilder, Shape, Value
 from export.graphs.layers import Blocks, State, linear
+from export.graphs.positions import Positions
 from export.graphs.products import Products, Table
 from export.graphs.weights_file import WeightsFile
 from export.quantization import LOGITS_SOURCE, Floats
@@ -43,7 +44,8 @@ class TranslationGraphs:
         tokens = graph.node("ReduceSum", mask, blocks.integers(1), keepdims=0)  # (B,)
         lengths = self._lengths(graph, tokens, length)
         places = graph.node("Range", graph.constant(0, "int64"), length, graph.constant(1, "int64"))
-        states = self._embed(graph, ids, places)  # (B, S, d_model)
+        places = Positions(self.config, "encoder").places(graph, ids, places)
+        states = self._embed(blocks, ids, places, "encoder")  # (B, S, d_model)
         for index in range(self.config.encoder_layers):
             states = self._encoder_layer(blocks, states, f"encoder_layers.{index}", lengths)
         if self.config.norm == "pre":
@@ -61,7 +63,7 @@ class TranslationGraphs:
         capacity = graph.input("total_sequence_length", "int32", [])
         encoder_capacity = graph.input("encoder_total_sequence_length", "int32", [])
         places = graph.node("Unsqueeze", lengths, blocks.integers(1))  # (R, 1)
-        states = self._embed(graph, ids, places)  # (R, 1, d_model)
+        states = self._embed(blocks, ids, places, "decoder")  # (R, 1, d_model)
         # Cross-attention adds no keys: what it is given as new ones is empty, (R, 0, d_model).
         nothing = graph.node(
             "Slice", states, blocks.integers(0), blocks.integers(0), blocks.integers(1)
@@ -103,7 +105,7 @@ class TranslationGraphs:
         """
         if self._for_gpu:
             qkv = graph.split(packed, 3, axis=2)
-            heads = self.config.num_heads
+            heads = self.config.encoder_layer.num_heads
             inputs = (*qkv, ABSENT, *lengths)
             return graph.node("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads)
         inputs = (packed, ABSENT, ABSENT, ABSENT, ABSENT, *lengths)
@@ -160,6 +162,7 @@ class TranslationGraphs:
         scales: tuple[Value, ...] = (),
     ) -> Value:
         context = f"{present[0] if present else inputs[0]}.context"
+        heads = self.config.num_heads if causal else self.config.encoder_layer.num_heads
         quantized: dict[str, str | int] = {}
         if scales:
             inputs = (*inputs, *[ABSENT] * (SCALES_PLACE - len(inputs)), *scales)
@@ -170,8 +173,8 @@ class TranslationGraphs:
             inputs,
             [context, *present],
             domain=MICROSOFT,
-            num_heads=self.config.num_heads,
-            kv_num_heads=self.config.num_heads,
+            num_heads=heads,
+            kv_num_heads=heads,
             causal=int(causal),
             **quantized,
         )
@@ -217,32 +220,23 @@ class TranslationGraphs:
     def _for_gpu(self) -> bool:
         return self.products.float_type == "float16"
 
-    def _embed(self, graph: GraphBuilder, ids: Value, places: Value) -> Value:
-        scale = math.sqrt(self.config.d_model)
-        tokens = self.products.embed(graph, ids, self._table, scale)
-        positions = graph.node("Gather", self._positions(graph), places, axis=0)
-        return graph.node("Add", tokens, positions)
-
-    def _positions(self, graph: GraphBuilder) -> Value:
-        """The sinusoids (positions, d_model), computed once, when the session opens.
-
-        In float64, as the PyTorch model does, and with cosines as shifted sines.
-        """
-        size = self.config.d_model
-        frequencies = 10_000.0 ** -(np.arange(0, size, 2) / size)
-        bounds = (graph.constant(float(bound)) for bound in (0, self.config.max_positions, 1))
-        places = graph.node("Unsqueeze", graph.node("Range", *bounds), graph.constant([1], "int64"))
-        angles = graph.node("Mul", places, graph.constant(frequencies))
-        shifted = graph.node("Add", angles, graph.constant(math.pi / 2))
-        sinusoids = graph.node("Sin", graph.node("Concat", angles, shifted, axis=1))
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.products.float_type))
-        return graph.node("Cast", sinusoids, to=kind)
+    def _embed(self, blocks: Blocks, ids: Value, places: Value, side: str) -> Value:
+        """Tokens (R, T) at places (R, T) or (T) -> (R, T, d_model)."""
+        graph = blocks.graph
+        scale = math.sqrt(self.config.d_model) if self.config.scale_embedding else 1.0
+        table = self._source_table if side == "encoder" else self._table
+        tokens = self.products.embed(graph, ids, table, scale)
+        positions = Positions(self.config, side).of(blocks, ids, places)
+        states = graph.node("Add", tokens, positions)
+        if not self.config.embedding_norm:
+            return states
+        return blocks.norm(states, f"{side}_embedding_norm")
 
     def _logits(self, blocks: Blocks, states: Value) -> None:
         graph = blocks.graph
         rows = graph.node("Squeeze", states, blocks.integers(1))  # (R, 1, d_model) -> (R, d_model)
         logits = graph.output("logits", "float32", ["R", self.config.vocab_size])
-        self.products.logits(graph, rows, self._table, self.final_logits_bias, logits)
+        self.products.logits(graph, rows, self._output_table, self.final_logits_bias, logits)
 
     def _past(self, graph: GraphBuilder, index: int, side: str) -> tuple[Value, Value]:
         length = "T" if side == "decoder" else "S"
@@ -264,6 +258,19 @@ class TranslationGraphs:
     @property
     def _table(self) -> Table:
         return Table("embedding", LOGITS_SOURCE, self.state["embedding.weight"])
+
+    @property
+    def _source_table(self) -> Table:
+        if self.config.source_vocab_size is None:
+            return self._table
+        name = "source_embedding"
+        return Table(name, name, self.state[f"{name}.weight"])
+
+    @property
+    def _output_table(self) -> Table:
+        if self.config.tied_output:
+            return self._table
+        return Table("output_embedding", LOGITS_SOURCE, self.state["output_embedding.weight"])
 
     @property
     def _head_size(self) -> int:

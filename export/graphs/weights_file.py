@@ -1,7 +1,13 @@
-"""The one file that holds the weights of all graphs of a precision, each tensor once."""
+"""The one file that holds the weights of all graphs of a precision, each tensor once.
 
+Tensors go to the disk as they come: however large the model, only one of them is in memory. Graphs
+name them by offset, as external data, so that no .onnx file comes near the 2 GB protobuf allows.
+"""
+
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +26,53 @@ class Location:
     length: int
 
 
-class WeightsFile:
-    """Collects tensors by name; graphs that ask for the same name share its bytes."""
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    kind: tuple[str, tuple[int, ...]]  # type and shape
+    digest: bytes
+    location: Location
 
-    def __init__(self, *, half: bool = False) -> None:
-        """With `half`, float32 matrices are stored as float16 and graphs cast them back."""
+
+class WeightsFile:
+    """Writes tensors by name; graphs that ask for the same name share its bytes."""
+
+    def __init__(self, folder: Path, *, half: bool = False) -> None:
+        """Begin the file; graphs next to it find it by its name.
+
+        With `half`, float32 matrices are stored as float16 and graphs cast them back.
+        """
         self.half = half
-        self._tensors: dict[str, Array] = {}
-        self._locations: dict[str, Location] = {}
-        self._size = 0
+        self._file = (folder / WEIGHTS_FILE).open("wb")
+        self._stored: dict[str, _Stored] = {}
 
     def add(self, name: str, array: Array) -> Location:
         """Store a tensor, or find it again. Raises ValueError if the name holds other values."""
         array = np.ascontiguousarray(array)
-        if name in self._tensors:
-            if not np.array_equal(self._tensors[name], array):
+        kind = (array.dtype.str, array.shape)
+        content = array.reshape(-1).view(np.uint8).data
+        digest = hashlib.blake2b(content, digest_size=32).digest()
+        if name in self._stored:
+            stored = self._stored[name]
+            if (stored.kind, stored.digest) != (kind, digest):
                 raise ValueError(f"two different tensors are called {name}")
-            return self._locations[name]
-        self._size += -self._size % ALIGNMENT
-        self._tensors[name] = array
-        self._locations[name] = Location(self._size, array.nbytes)
-        self._size += array.nbytes
-        return self._locations[name]
+            return stored.location
+        self._file.write(bytes(-self._file.tell() % ALIGNMENT))
+        location = Location(self._file.tell(), array.nbytes)
+        self._file.write(content)
+        self._stored[name] = _Stored(kind, digest, location)
+        return location
 
-    def write(self, folder: Path) -> None:
-        """Write the file; graphs next to it find it by its name."""
-        with (folder / WEIGHTS_FILE).open("wb") as file:
-            for name, array in self._tensors.items():
-                file.seek(self._locations[name].offset)
-                file.write(array.tobytes())
+    def close(self) -> None:
+        """Bring the last bytes to the disk."""
+        self._file.close()
+
+    def __enter__(self) -> "WeightsFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -21,7 +21,12 @@ from export.training.run_folder import RunFolder
 from export.training.translation import TranslationDataConfig, TranslationTask
 from export.vit import VisionTransformer, ViTConfig
 from export.weights import load_bundle_model
-from service.bundle import ClassificationCard, TranslationCard, read_card
+from service.bundle import (
+    ClassificationCard,
+    SentencePieceTokenizer,
+    TranslationCard,
+    read_card,
+)
 
 TOKENIZER = "source.spm"
 VALID_SPLIT_SEED = 0
@@ -161,8 +166,10 @@ def _earlier_training(bundle: Path) -> dict[str, str | float | None]:
 
 def _shared_tokenizer(bundle: Path) -> Path:
     """The tokenizer of a bundle. Raises ValueError where source and target have their own."""
-    card = cast(TranslationCard, read_card(bundle))
-    source, target = (bundle / path for path in (card.tokenizer.source, card.tokenizer.target))
+    tokenizer = cast(TranslationCard, read_card(bundle)).tokenizer
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        raise ValueError(f"{bundle} has a tokenizer of {tokenizer.kind}; training knows it not")
+    source, target = (bundle / path for path in (tokenizer.source, tokenizer.target))
     if source.read_bytes() != target.read_bytes():
         raise ValueError(f"{bundle} has a tokenizer for each side; training knows one for both")
     return source

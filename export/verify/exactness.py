@@ -131,7 +131,7 @@ class Reference:
     ) -> float:
         """The score of a target, in float64 and with transformers' own rules."""
         input_ids = torch.tensor([source])
-        history = torch.tensor([[self._tokens.decoder_start, *target]])  # (1, 1 + T)
+        history = torch.tensor([[self._rules.decoder_start, *target]])  # (1, 1 + T)
         with torch.no_grad():
             logits = self._exact(input_ids, torch.ones_like(input_ids), history[:, :-1])[0]
         process = self._processors(options)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.bundling import encode, load_tokenizer
 from export.layers import DecoderLayer
 from export.quantization import Floats
 from export.seq2seq import Transformer
@@ -21,6 +20,7 @@ from export.verify.report import Bounds, Check, compare_int8
 from export.verify.stepping import Graphs, Rows
 from export.weights import load_bundle_model
 from service.bundle import Bundle, TranslationCard
+from service.translation.tokenizer import Tokenizer
 
 MAX_TARGET_TOKENS = 48
 JOIN_TOGETHER = 3  # sentences that join at one step
@@ -55,16 +55,22 @@ def check_translation(
     """Check every precision of a bundle against its PyTorch model."""
     model = load_bundle_model(bundle.folder, Transformer)
     card = bundle.translation
-    tokenizer = load_tokenizer(bundle.folder / card.tokenizer.source)
-    limit = card.limits.max_source_tokens
-    sources = [
-        [*ids[: limit - 1], card.tokens.eos]
-        for ids in (ids[:-1] for ids in encode(tokenizer, sentences or SENTENCES, card.tokens.eos))
-    ]
-    reference = [decode_by_pytorch(model, source, max_tokens(card)) for source in sources]
+    start = card.tokens.decoder_start_into(card.first_direction.target)
+    sources = encode_sources(bundle, sentences or SENTENCES)
+    reference = [decode_by_pytorch(model, source, max_tokens(card), start) for source in sources]
     for precision in bundle.precisions:
         comparison = _Comparison(bundle, precision, model, sources, reference)
         yield from comparison.checks(bounds)
+
+
+def encode_sources(bundle: Bundle, texts: Sequence[str]) -> list[list[int]]:
+    """Source ids of texts in the first direction, cut to what the model takes."""
+    card = bundle.translation
+    front, back = card.tokens.frame(card.first_direction)
+    room = card.limits.max_source_tokens - len(front) - len(back)
+    encoded = Tokenizer.from_bundle(bundle).encode(texts)
+    words = (ids[len(front) : len(ids) - len(back)] for ids in encoded)
+    return [[*front, *ids[:room], *back] for ids in words]
 
 
 def max_tokens(card: TranslationCard) -> int:
@@ -72,15 +78,21 @@ def max_tokens(card: TranslationCard) -> int:
     return min(MAX_TARGET_TOKENS, card.limits.max_target_tokens)
 
 
-def decode_by_pytorch(model: Transformer, source: Sequence[int], limit: int) -> Decoded:
-    """Greedy search without any cache: every step computes the whole prefix again."""
+def decode_by_pytorch(
+    model: Transformer, source: Sequence[int], limit: int, start: int | None = None
+) -> Decoded:
+    """Greedy search without any cache: every step computes the whole prefix again.
+
+    It begins with `start`, or else with padding as our own models do.
+    """
     input_ids = torch.tensor([source])
     mask = torch.ones_like(input_ids)
-    ids = [model.config.pad_token_id]
+    ids = [model.config.pad_token_id if start is None else start]
     with torch.no_grad():
         memory = model.encode(input_ids, mask)
         logits = torch.empty(0)
-        while len(ids) <= limit and ids[-1] != model.config.eos_token_id:
+        # Some decoders begin with the end token: it ends what follows it alone.
+        while len(ids) <= limit and model.config.eos_token_id not in ids[1:]:
             logits = model.decode(torch.tensor([ids]), memory, mask)[0]  # (T, V)
             ids.append(int(logits[-1].argmax()))
     return Decoded(ids[1:], logits.numpy())
@@ -102,8 +114,9 @@ def decode_by_graphs(
     rows = Rows(graphs, rows=count, source=max(map(len, sources)), target=num_steps)
     caches = graphs.encode(sources)
     tokens = graphs.card.tokens
+    start = tokens.decoder_start_into(graphs.card.first_direction.target)
     sequences = [
-        _Sequence(tokens.decoder_start, tokens.eos, limit, forced[row].ids if forced else None)
+        _Sequence(start, tokens.eos, limit, forced[row].ids if forced else None)
         for row in range(count)
     ]
     running = 0
@@ -138,7 +151,8 @@ class _Sequence:
 
     def take(self, logits: Floats) -> None:
         step = len(self._logits)
-        if step == self._limit or (self._forced is None and self.last == self._eos):
+        ended = step > 0 and self.last == self._eos  # some decoders begin with the end token
+        if step == self._limit or (self._forced is None and ended):
             return
         self._ids.append(int(logits.argmax()) if self._forced is None else self._forced[step])
         self._logits.append(logits)
@@ -183,9 +197,9 @@ class _Comparison:
         greedy = decode_by_graphs(self._graphs, self._sources, self._limit)
         expected = [decoded.ids for decoded in self._reference]
         found = [decoded.ids for decoded in greedy]
-        tokenizer = load_tokenizer(self._bundle.folder / self._bundle.translation.tokenizer.target)
+        tokenizer = Tokenizer.from_bundle(self._bundle)
         same_ids = [a == b for a, b in zip(expected, found, strict=True)]
-        texts = zip(tokenizer.decode(expected), tokenizer.decode(found), strict=True)
+        texts = zip(map(tokenizer.decode, expected), map(tokenizer.decode, found), strict=True)
         differences = self._logits(self._forced) - self._logits(self._reference)
         caches, logits = self._cache_error(), float(np.abs(differences).max())
         yield Check.at_most("fp32", "encoder caches", caches, bounds.fp32_error)
@@ -228,7 +242,9 @@ class _Comparison:
     def _encoder_isolation(self) -> list[bool]:
         """Whether a sentence's caches have the same bits without neighbours and without padding."""
         batch = self._graphs.encode(self._sources)
-        longer = self._graphs.encode(self._sources, max(map(len, self._sources)) + 5)
+        longest = max(map(len, self._sources)) + 5
+        positions = self._graphs.card.architecture.max_positions
+        longer = self._graphs.encode(self._sources, min(longest, positions))
         outcomes = []
         for row, source in enumerate(self._sources):
             alone = self._graphs.encode([source])

@@ -138,12 +138,12 @@ def test_graphs_of_one_precision_share_one_file_and_the_embedding(
 
 def open_graphs(model: Transformer, products: Products, folder: Path, bundle: Bundle) -> Graphs:
     folder.mkdir()
-    weights = WeightsFile()
+    weights = WeightsFile(folder)
     bias = model.final_logits_bias.detach().numpy()
     graphs = TranslationGraphs(model.config, to_numpy(model), bias, products, weights)
     graphs.encoder().save(folder / "encoder.onnx")
     graphs.decoder().save(folder / "decoder.onnx")
-    weights.write(folder)
+    weights.close()
     encoder, decoder = (
         open_session(folder / f"{name}.onnx", device="cpu", threads=1)
         for name in ("encoder", "decoder")

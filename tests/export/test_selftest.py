@@ -91,12 +91,12 @@ def edit(folder: Path, name: str, change: Callable[[Json], None]) -> None:
 
 def rewrite_int8(folder: Path, model: Transformer, products: Products) -> None:
     """Make the int8 graphs anew."""
-    weights = WeightsFile()
+    weights = WeightsFile(folder / "int8")
     bias = model.final_logits_bias.detach().numpy()
     graphs = TranslationGraphs(model.config, to_numpy(model), bias, products, weights)
     graphs.encoder().save(folder / "int8" / "encoder.onnx")
     graphs.decoder().save(folder / "int8" / "decoder.onnx")
-    weights.write(folder / "int8")
+    weights.close()
     card = json.loads((folder / "bundle.json").read_text())
     write_card(folder, card | {"quantized_caches": []})
 

@@ -1,0 +1,150 @@
+"""A bundle answers what transformers answers, under the checkpoint's own generation defaults."""
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from export.verify import verify_bundle
+from export.verify.exactness import decode_in_flight
+from export.verify.report import Bounds
+from export.weights import read_bundle_weights
+from service.bundle import Bundle, Direction
+from service.languages import choose_direction
+from service.metrics import Metrics
+from service.settings import Settings
+from service.translation.engine import TranslationEngine
+from service.translation.options import Segmentation, default_options, merge_options
+from service.translation.tokenizer import Tokenizer
+from tests.export.huggingface.checkpoints import FAMILIES, Saved
+from tests.export.huggingface.conftest import Checkpoints, Imports
+
+NUM_TEXTS = 24
+WORDS = ("the", "a", "dog", "train", "runs", "on", "snow", "park", "Bahnhof", "été", "7:45")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How transformers is told a direction."""
+
+    source: str  # the tokenizer's src_lang
+    generate: dict[str, Any]
+    prefix: str = ""
+
+
+def texts() -> list[str]:
+    rng = random.Random(3)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, 12))) for _ in range(NUM_TEXTS)]
+
+
+def told_of(name: str, direction: Direction) -> Told:
+    """What transformers has to be told of a direction."""
+    source, target = direction.source.name, direction.target.token
+    match name:
+        case "marian" | "marian-separate":
+            return Told("", {}, f">>{direction.target.name}<< ")
+        case "mbart":
+            return Told(source, {"decoder_start_token_id": target})
+        case "bart":
+            return Told("", {})
+    return Told(source, {"forced_bos_token_id": target})
+
+
+OTHER_DIRECTIONS = {
+    "marian": ("en", "fr"),
+    "marian-separate": ("en", "zh-Hans"),
+    "m2m100": ("de", "zh"),
+    "nllb": ("zh-Hant", "en"),
+    "bart": ("en", "en"),
+    "mbart": ("ro", "en"),
+    "mbart50": ("de_DE", "sl"),
+}
+
+
+def theirs(saved: Saved, sources: list[list[int]], **options: Any) -> list[list[int]]:
+    """What `generate` answers, without the start token and the padding behind the end."""
+    eos = saved.model.generation_config.eos_token_id
+    found = []
+    for source in sources:
+        ids = torch.tensor([source])
+        generated = saved.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        target = generated[0, 1:].tolist()
+        found.append(target[: target.index(eos) + 1] if eos in target else target)
+    return found
+
+
+def encode(saved: Saved, told: Told, contents: list[str]) -> list[list[int]]:
+    tokenizer = saved.tokenizer.theirs
+    if told.source:
+        tokenizer.src_lang = told.source
+    encoded: list[list[int]] = tokenizer([told.prefix + text for text in contents]).input_ids
+    return encoded
+
+
+async def translate(
+    bundle: Bundle, contents: list[str], direction: Direction, beam_size: int
+) -> list[str]:
+    settings = Settings.model_validate({"device": "cpu", "precision": "fp32", "decode_workers": 1})
+    engine = TranslationEngine(bundle, settings=settings, metrics=Metrics.create())
+    options = merge_options(engine.default_options, engine.limits, beam_size=beam_size)
+    engine.start()
+    try:
+        answer = await engine.translate(contents, options, Segmentation.NONE, direction=direction)
+    finally:
+        await engine.stop()
+    return [result.hypotheses[0].text for result in answer.results]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_token_ids_equal_those_of_generate(
+    name: str, beam_size: int, checkpoints: Checkpoints, imports: Imports
+) -> None:
+    saved, bundle = checkpoints(name), imports(name).bundle
+    direction = bundle.translation.first_direction
+    told = told_of(name, direction)
+    sources = encode(saved, told, texts())
+    assert Tokenizer.from_bundle(bundle).encode(texts(), direction) == sources
+    options = replace(default_options(bundle.translation), beam_size=beam_size, num_hypotheses=1)
+    found = decode_in_flight(bundle, [(source, options) for source in sources], max_rows=16)
+    expected = theirs(saved, sources, num_beams=beam_size, **told.generate)
+    assert [best[0].token_ids for best in found] == expected
+    assert len({len(ids) for ids in expected}) >= 4  # they stop at different lengths
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+async def test_the_engine_answers_other_directions_with_the_same_text(
+    name: str, checkpoints: Checkpoints, imports: Imports
+) -> None:
+    saved, bundle = checkpoints(name), imports(name).bundle
+    direction = choose_direction(bundle.translation, *OTHER_DIRECTIONS[name])
+    told, contents = told_of(name, direction), texts()[:8]
+    found = await translate(bundle, contents, direction, beam_size=4)
+    ids = theirs(saved, encode(saved, told, contents), num_beams=4, **told.generate)
+    decode = saved.tokenizer.theirs.decode
+    assert found == [decode(one, skip_special_tokens=True) for one in ids]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_report_and_the_verifier_find_the_bundle_exact(name: str, imports: Imports) -> None:
+    report = imports(name)
+    assert report.parity["fp32"].greedy_alike == report.parity["fp32"].sentences
+    assert report.parity["fp32"].logits_error < 1e-4
+    # Noise has near ties that int8 decides otherwise.
+    verified = verify_bundle(report.bundle.folder, bounds=Bounds(int8_agreement=0.5))
+    assert verified.passed, verified.table()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fp32_weights_are_those_of_the_checkpoint(
+    name: str, checkpoints: Checkpoints, imports: Imports
+) -> None:
+    stored = read_bundle_weights(imports(name).bundle.folder)
+    theirs = checkpoints(name).model.state_dict()
+    assert torch.equal(
+        stored["encoder_layers.1.feed_forward.fc1.weight"],
+        theirs["model.encoder.layers.1.fc1.weight"],
+    )
+    assert torch.equal(stored["embedding.weight"], theirs["model.decoder.embed_tokens.weight"])
