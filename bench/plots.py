@@ -72,3 +72,36 @@ def draw_service(figures: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def draw_floor(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The time of a decode step over rows and over target tokens, floors dashed, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    sides = (("num_rows", "target_tokens"), ("target_tokens", "num_rows"))
+    for axis, (along, by) in zip(axes, sides, strict=True):
+        for index, value in enumerate(sorted({step[by] for step in steps})[::2]):
+            line = sorted((step for step in steps if step[by] == value), key=lambda s: s[along])
+            places = [step[along] for step in line]
+            label = f"{value} {'tokens' if by == 'target_tokens' else 'rows'}"
+            axis.plot(places, _ms(line, "seconds"), "-o", c=f"C{index}", label=label, markersize=4)
+            axis.plot(places, _ms(line, "floor_seconds"), "--", c=f"C{index}", alpha=0.6)
+        ticks = sorted({step[along] for step in steps})
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, map(str, ticks))
+        axis.set_xlabel("rows" if along == "num_rows" else "target tokens of every row")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0].set_yscale("log")
+    axes[0].set_ylabel("milliseconds a step; dashed: its floor")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _ms(steps: Sequence[Mapping[str, Any]], what: str) -> list[float]:
+    return [step[what] * 1e3 for step in steps]

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.comparison import Findings
 from bench.contender import ROOT
 from bench.machine import machine
-from bench.plots import draw_comparisons, draw_service
+from bench.plots import draw_comparisons, draw_floor, draw_service
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
 RECORDS = ROOT / "bench" / "results"
@@ -27,6 +27,8 @@ def keep(name: str, findings: Findings, text: str) -> None:
         draw_comparisons(_all_comparisons(RECORDS), RECORDS / "peers.png")
     elif name == "service":
         draw_service(findings.figures["figures"], RECORDS / "service.png")
+    elif name == "floor":
+        draw_floor(findings.figures["steps"], RECORDS / "floor.png")
 
 
 def put_between_marks(page: str, name: str, text: str) -> str:

@@ -23,6 +23,7 @@ from bench.models import DEFAULT, prepare
 from bench.peers.batcher import Batcher
 from bench.peers.environments import how_to_install, is_installed, names
 from bench.record import put_between_marks
+from bench.sections.floor import floor_seconds
 from bench.sections.table import SECTIONS, split_by_peers
 from bench.sentences import Sentences, encode, repeat, token_counter
 from bench.server import ROOT, running_server
@@ -219,6 +220,29 @@ async def test_python_a_step_is_what_a_turn_takes_beside_the_graph(on: Stage) ->
     turns = (await contender.ask("steps", num_sequences=2, **options))["turns"]
     assert len(turns) == 6 - 2  # the first encodes, the last lets them leave
     assert all(in_graph > 0 and beside > 0 for in_graph, beside in turns)
+
+
+async def test_a_step_is_timed_beside_what_the_machine_can_do(on: Stage) -> None:
+    contender = await on.contender("floor", OURS, "bench.contenders.floor")
+    await contender.ask("load", bundle=str(DEFAULT.bundle), precision="int8", max_tokens=300)
+    limits = await contender.ask("limits")
+    sizes = Bundle.open(DEFAULT.bundle).translation.architecture
+    few, many = [
+        await contender.ask("step", num_rows=num_rows, target_tokens=300, source_tokens=16)
+        for num_rows in (1, 64)
+    ]
+    assert few["seconds"] < many["seconds"]
+    assert many["seconds"] > floor_seconds(sizes, limits, 64, 300)
+
+
+def test_a_floor_is_of_operations_or_of_bytes() -> None:
+    sizes = Bundle.open(DEFAULT.bundle).translation.architecture  # 4 layers, d 192, ffn 768
+    weights = 4 * (8 * 192**2 + 2 * 192 * sizes.ffn_size) + sizes.vocab_size * 192
+    cached = 2 * 4 * 192 * (16 + 10)
+    limits = {"operations_per_second": 1.0, "bytes_per_second": 1e30}
+    assert floor_seconds(sizes, limits, 3, 10) == 2 * 3 * (weights + cached)
+    limits = {"operations_per_second": 1e30, "bytes_per_second": 1.0}
+    assert floor_seconds(sizes, limits, 3, 10) == weights + 3 * (cached + 4 * sizes.vocab_size)
 
 
 async def test_callers_of_a_server_see_answers_and_first_words(on: Stage) -> None:

@@ -7,6 +7,7 @@ from bench.comparison import Findings
 from bench.peers.environments import how_to_install, is_installed
 from bench.sections import (
     alone,
+    floor,
     grpc,
     huggingface,
     offline,
@@ -36,6 +37,7 @@ SECTIONS = {
         Section("alone", alone.measure, ["ctranslate2"]),
         Section("huggingface", huggingface.measure),
         Section("steps", steps.measure),
+        Section("floor", floor.measure),
         Section("grpc", grpc.measure),
         Section("online", online.measure, ["ctranslate2"]),
         Section("mixed", online.measure_mixed, ["ctranslate2"]),
