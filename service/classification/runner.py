@@ -102,15 +102,15 @@ class ClassifierRunner:
             logger.warning("%s: answers depend on the batch; images run one by one", name)
             self.max_batch = 1
         self.max_batch = self._worthwhile_batch()
-        gain = self._gain_from(threads) if threads > 1 else 1.0
+        if threads > 1:
+            self._keep_all_cores_if_faster(threads)
         logger.info(
-            "%s: batches of up to %d images, %d at a time; an image alone is %.2f times faster on "
-            "%d threads",
+            "%s: batches of up to %d images, %d at a time; an image that is alone runs on %d "
+            "threads",
             name,
             self.max_batch,
             self.num_runs,
-            gain,
-            threads,
+            threads if self._on_all_cores else 1,
         )
 
     def _worthwhile_batch(self) -> int:
@@ -123,15 +123,14 @@ class ClassifierRunner:
             size, seconds = 2 * size, doubled
         return size
 
-    def _gain_from(self, threads: int) -> float:
-        """Keep a session on several threads if it is faster for one image and has the same bits."""
+    def _keep_all_cores_if_faster(self, threads: int) -> None:
+        """Keep a session on several threads if it answers one image faster, with the same bits."""
         one_thread, expected = self._seconds(1), self.run(self._noise(1))
         self._on_all_cores = self._open(threads)
         gain = one_thread / self._seconds(1, alone=True)
         same = np.array_equal(self.run(self._noise(1), alone=True), expected)
         if not same or gain < _WORTHWHILE_GAIN:
             self._on_all_cores = None
-        return gain
 
     def _seconds(self, num_images: int, alone: bool = False) -> float:
         images = self._noise(num_images)
