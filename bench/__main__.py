@@ -15,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.comparison import Comparison, comparison_table
-from bench.models import MODELS
+from bench.models import ALL_MODELS, MODELS
 from bench.record import keep, section_text
 from bench.sections.plan import Plan
 from bench.sections.table import SECTIONS, split_by_peers
 from bench.sentences import Sentences
+
+DEFAULT_MODELS = [model.name for model in MODELS]
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--data", type=Path, help="sentences to time, one a line")
     parser.add_argument("--tune", type=Path, help="others, to choose the peers' settings with")
-    parser.add_argument("--models", nargs="+", choices=[model.name for model in MODELS])
+    parser.add_argument("--models", nargs="+", choices=[model.name for model in ALL_MODELS])
     parser.add_argument("--precisions", nargs="+", choices=["int8", "fp32"], default=["int8"])
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 64], help="of service")
     parser.add_argument("--units", type=int, default=512, help="sentences or images a round")
@@ -76,7 +78,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         num_units=options.units,
         num_tuning=options.tuning,
         precisions=options.precisions,
-        models=[model for model in MODELS if model.name in (options.models or model.name)],
+        models=[model for model in ALL_MODELS if model.name in (options.models or DEFAULT_MODELS)],
         callers=options.callers,
         num_requests=options.requests,
     )

@@ -56,6 +56,9 @@ DEFAULT = BenchModel(
 # Random weights never stop of themselves.
 BASE = BenchModel("base", "base size", BUILD / "translation" / "base" / "1", 24, 24)
 MODELS = (DEFAULT, BASE)
+# As `attendant-export huggingface` makes it of a checkpoint, with int8 as calibrated.
+OPUS = BenchModel("opus-mt", "OPUS-MT size", BUILD / "translation" / "opus-mt" / "1", 24, 24)
+ALL_MODELS = (*MODELS, OPUS)
 
 VISION_BUNDLE = BUILD / "vision" / "vit-b16" / "1"
 PICTURES = BUILD / "pictures"
@@ -63,6 +66,7 @@ PICTURES = BUILD / "pictures"
 EXPORT_SOURCES = tuple(
     sorted([*(ROOT / "export").rglob("*.py"), *(ROOT / "service" / "bundle").rglob("*.py")])
 )
+FAMILIES_SOURCES = sorted((ROOT / "bench" / "families").glob("*.py"))
 CTRANSLATE2_SOURCES = (ROOT / "bench" / "weights.py", ROOT / "bench" / "peers" / "ct2_model.py")
 
 
@@ -71,6 +75,10 @@ def prepare(model: BenchModel) -> None:
     if model is BASE:
         sources = [*EXPORT_SOURCES, ROOT / "bench" / "base_model.py"]
         make = partial(_run, OURS, "base_model", model.bundle, SENTENCES)
+        _build(model.bundle.parent, sources, make)
+    elif model is OPUS:
+        sources = [*EXPORT_SOURCES, *FAMILIES_SOURCES]
+        make = partial(_run, OURS, "families.opus_model", model.bundle, SENTENCES)
         _build(model.bundle.parent, sources, make)
     if is_installed("ctranslate2"):
         sources = [model.bundle / "bundle.json", *CTRANSLATE2_SOURCES]

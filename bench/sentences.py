@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-import sentencepiece
-
 from bench.models import SENTENCES, BenchModel
 from service.bundle import Bundle
+from service.translation.tokenizer import Tokenizer
 
 TokenCounter = Callable[[str], int]
 
@@ -41,18 +40,13 @@ def repeat(texts: Sequence[str], count: int) -> list[str]:
 
 def token_counter(model: BenchModel) -> TokenCounter:
     """Counts a source's tokens, the end token with them."""
-    processor = _processor(model)
-    return lambda text: len(processor.encode(text)) + 1
+    tokenizer = Tokenizer.from_bundle(Bundle.open(model.bundle))
+    return lambda text: len(tokenizer.encode([text])[0])
 
 
 def encode(model: BenchModel, texts: Sequence[str]) -> list[list[int]]:
     """Source ids, the end token last; a source over the model's limit is cut."""
-    card = Bundle.open(model.bundle).translation
-    longest = card.limits.max_source_tokens - 1
-    encoded = _processor(model).encode(list(texts))
-    return [[*ids[:longest], card.tokens.eos] for ids in encoded]
-
-
-def _processor(model: BenchModel) -> sentencepiece.SentencePieceProcessor:
-    path = model.bundle / Bundle.open(model.bundle).translation.tokenizer.source
-    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+    bundle = Bundle.open(model.bundle)
+    longest = bundle.translation.limits.max_source_tokens - 1
+    encoded = Tokenizer.from_bundle(bundle).encode(list(texts))
+    return [[*ids[:-1][:longest], ids[-1]] for ids in encoded]

@@ -22,7 +22,7 @@ LIVELY = 1.3  # of weights beside the usual scale: tokens then differ by the wor
 
 def opus_mt(folder: Path) -> None:
     """Helsinki-NLP/opus-mt-en-de: 6+6 layers, 512 wide, 58 101 tokens."""
-    vocabulary = _marian_vocabulary(58_101)
+    vocabulary = marian_vocabulary(58_101)
     pad = vocabulary["<pad>"]
     config = transformers.MarianConfig(
         vocab_size=len(vocabulary),
@@ -108,8 +108,8 @@ CHECKPOINTS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def _marian_vocabulary(size: int) -> dict[str, int]:
-    """End and unknown first, padding last."""
+def marian_vocabulary(size: int = 0) -> dict[str, int]:
+    """End and unknown first, padding last; at least the true pieces."""
     pieces = ["</s>", "<unk>", *_pieces()]
     pieces += [f"▁{word(index)}" for index in range(len(pieces), size - 1)]
     return {piece: index for index, piece in enumerate([*pieces, "<pad>"])}
