@@ -1,5 +1,7 @@
 # make serve    install what serving needs into .venv and start the server on the default models
 # make test     install what tests need and run all tests that need nothing but packages
+# make install-export  install what training and exporting need into .venv; serving goes on from it
+# make families export checkpoints of others at their true sizes, and say what that takes (10 minutes)
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
@@ -20,12 +22,13 @@ INSTALL = -m pip install --quiet --constraint constraints.txt \
 PROTOC = .venv/bin/python -m grpc_tools.protoc -I protos -I protos/third_party
 
 SERVE_STAMP := $(VENV)/.installed-serve
+EXPORT_STAMP := .venv/.installed-export
 TEST_STAMP := .venv/.installed-test
 # The last of the packages for Node.js stands for all of them.
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check install-test protos proto-baseline constraints bench clean
+.PHONY: help serve test check families install-export install-test protos proto-baseline constraints bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -44,6 +47,11 @@ check: $(TEST_STAMP) $(BUF)
 
 # What tests and checks need, without running them.
 install-test: $(TEST_STAMP) $(BUF)
+
+install-export: $(EXPORT_STAMP)
+
+families: $(TEST_STAMP)
+	.venv/bin/python -m bench.families $(ARGS)
 
 # The generated stubs are committed; tests/test_protos.py holds that they are current.
 protos: $(TEST_STAMP)
@@ -78,6 +86,11 @@ clean:
 $(SERVE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python $(INSTALL) --editable '.[$(EXTRA)]'
 	ln -sf ../../bin/attendant-server ../../bin/attendant-export $(BIN)/
+	touch $@
+
+$(EXPORT_STAMP): pyproject.toml constraints.txt | .venv/bin/python
+	.venv/bin/python $(INSTALL) --editable '.[cpu,export]'
+	ln -sf ../../bin/attendant-server ../../bin/attendant-export .venv/bin/
 	touch $@
 
 # A newer protobuf lies beside the environment: one test imports the client under it.

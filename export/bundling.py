@@ -25,7 +25,7 @@ from export.quantization import (
     calibrate_translation,
 )
 from export.seq2seq import IMPORTED_SWITCHES, Seq2SeqConfig, Transformer
-from export.vit import VisionTransformer
+from export.vit import VISION_SWITCHES, VisionTransformer, ViTConfig
 from service.bundle import (
     Activation,
     Bundle,
@@ -209,6 +209,20 @@ def translation_architecture(config: Seq2SeqConfig) -> TranslationArchitecture:
     )
 
 
+def vision_architecture(config: ViTConfig) -> VisionArchitecture:
+    """Sizes and switches of a model, as its card has them."""
+    return VisionArchitecture(
+        layers=config.layers,
+        d_model=config.d_model,
+        num_heads=config.num_heads,
+        ffn_size=config.ffn_size,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        stem=config.stem,
+        **{name: getattr(config, name) for name in VISION_SWITCHES},
+    )
+
+
 def graph_paths(storage: Storage, kind: type[BundleCard]) -> dict[Precision, dict[GraphName, str]]:
     """Where a bundle of this kind has the graphs of every precision."""
     return {
@@ -282,15 +296,7 @@ def _classification_card(
         name=description.name,
         precisions=graph_paths(storage, ClassificationCard),
         provenance=description.provenance,
-        architecture=VisionArchitecture(
-            layers=config.layers,
-            d_model=config.d_model,
-            num_heads=config.num_heads,
-            ffn_size=config.ffn_size,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            stem=config.stem,
-        ),
+        architecture=vision_architecture(config),
         labels=tuple(description.labels),
         image=description.image,
         multi_label=description.multi_label,

@@ -84,12 +84,12 @@ def _train_translation(options: argparse.Namespace) -> int:
 def _add_train_classification(parser: argparse.ArgumentParser) -> None:
     from export.training.classification import ClassificationDataConfig
     from export.training.loop import OptimizationConfig
-    from export.vit import ViTConfig
+    from export.vit import VISION_SWITCHES, ViTConfig
 
     parser.add_argument("--train", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--valid", type=Path, metavar="FOLDER", help="else a share of --train")
     _add_run_options(parser)
-    add_dataclass_options(parser, ViTConfig, exclude=("num_labels",))
+    add_dataclass_options(parser, ViTConfig, exclude=("num_labels", *VISION_SWITCHES))
     add_dataclass_options(parser, ClassificationDataConfig)
     add_dataclass_options(parser, OptimizationConfig)
     parser.set_defaults(run_command=_train_classification)

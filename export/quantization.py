@@ -89,8 +89,8 @@ def calibrate_translation(
     return _observe(model, run)
 
 
-def calibrate_classification(model: VisionTransformer, pictures: Tensor) -> Calibration:
-    """Of what every product reads, over pictures (B, 3, height, width)."""
+def calibrate_classification(model: VisionTransformer, pictures: Iterable[Tensor]) -> Calibration:
+    """Of what every product reads, over pictures (3, height, width)."""
 
     def run() -> None:
         for picture in pictures:
@@ -103,18 +103,27 @@ def _observe(model: nn.Module, run: Callable[[], None]) -> Calibration:
     # The largest values, as they are: measured on a trained model, those of 100 sentences serve as
     # well as those of 400 or their 90th percentile, and a margin beyond them serves less.
     observed = Calibration()
-    training, threads = model.training, torch.get_num_threads()
-    torch.set_num_threads(1)  # samples are small: two threads only wait for each other
+    training = model.training
     try:
-        with torch.no_grad(), _hooks(model, observed):
+        with one_thread(), torch.no_grad(), _hooks(model, observed):
             model.eval()
             run()
     finally:
-        torch.set_num_threads(threads)
         model.train(training)
     if not observed.activations:
         raise ValueError("calibration needs at least one sample")
     return observed
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For PyTorch on single sentences: two threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

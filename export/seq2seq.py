@@ -169,16 +169,22 @@ class Transformer(nn.Module):
 
     def decode(self, decoder_input_ids: Tensor, memory: Tensor, attention_mask: Tensor) -> Tensor:
         """Target ids so far (B, T) and encoder states (B, S, d_model) -> logits (B, T, V)."""
-        self_mask = causal_mask(decoder_input_ids.shape[1], decoder_input_ids.device)
-        memory_mask = padding_mask(attention_mask)
-        states = self.decoder_embedding_norm(
-            self._embed(decoder_input_ids, None, self.decoder_positions)
-        )
-        for layer in self.decoder_layers:
-            states = layer(states, memory, self_mask, memory_mask)
-        states = self.decoder_norm(states)
-        table = self.output_embedding or self.embedding
-        return functional.linear(states, table.weight, self.final_logits_bias)
+        return self._logits(self._decoder_states(decoder_input_ids, memory, attention_mask))
+
+    @torch.no_grad()
+    def greedy(self, input_ids: Tensor, *, start: int, limit: int) -> list[int]:
+        """The target of one source (1, S), at most `limit` tokens, the end token with them.
+
+        Without caches: each step computes all states again, but the logits of the last alone.
+        """
+        mask = torch.ones_like(input_ids)
+        memory = self.encode(input_ids, mask)
+        ids = [start]
+        # Some decoders begin with the end token: it ends what follows it alone.
+        while len(ids) <= limit and self.config.eos_token_id not in ids[1:]:
+            states = self._decoder_states(torch.tensor([ids]), memory, mask)
+            ids.append(int(self._logits(states[0, -1]).argmax()))
+        return ids[1:]
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor
@@ -199,22 +205,47 @@ class Transformer(nn.Module):
             self.final_logits_bias.copy_(frequencies.log())
             self.final_logits_bias[self.config.pad_token_id] = PAD_LOGIT
 
+    def _decoder_states(
+        self, decoder_input_ids: Tensor, memory: Tensor, attention_mask: Tensor
+    ) -> Tensor:
+        """(B, T) -> (B, T, d_model)."""
+        self_mask = causal_mask(decoder_input_ids.shape[1], decoder_input_ids.device)
+        memory_mask = padding_mask(attention_mask)
+        states = self.decoder_embedding_norm(
+            self._embed(decoder_input_ids, None, self.decoder_positions, decoding=True)
+        )
+        for layer in self.decoder_layers:
+            states = layer(states, memory, self_mask, memory_mask)
+        output: Tensor = self.decoder_norm(states)
+        return output
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """(..., d_model) -> (..., V)."""
+        table = self.output_embedding or self.embedding
+        return functional.linear(states, table.weight, self.final_logits_bias)
+
     def _embed(
-        self, ids: Tensor, table: nn.Embedding | None, learned: nn.Embedding | None
+        self,
+        ids: Tensor,
+        table: nn.Embedding | None,
+        learned: nn.Embedding | None,
+        decoding: bool = False,
     ) -> Tensor:
         # Section 3.4: embeddings are multiplied by sqrt(d_model).  (B, T) -> (B, T, d_model)
         scale = math.sqrt(self.config.d_model) if self.config.scale_embedding else 1.0
         scaled = (table or self.embedding)(ids) * scale
-        output: Tensor = self.dropout(scaled + self._positions_of(ids, learned))
+        output: Tensor = self.dropout(scaled + self._positions_of(ids, learned, decoding))
         return output
 
-    def _positions_of(self, ids: Tensor, learned: nn.Embedding | None) -> Tensor:
+    def _positions_of(self, ids: Tensor, learned: nn.Embedding | None, decoding: bool) -> Tensor:
         # (B, T) -> (T, d_model), or (B, T, d_model) where padding has no position
         if learned is not None:
             return learned.weight[self.config.position_offset :][: ids.shape[1]]
         if self.config.positions == "tensor2tensor":
             real = ids != self.config.pad_token_id
-            places = (real.cumsum(dim=1) - 1).clamp(min=0)
+            # What a step of `generate` caches counts, padding or not.
+            counted = torch.ones_like(real) if decoding else real
+            places = (counted.cumsum(dim=1) - 1).clamp(min=0)
             return self.positions[places] * real[..., None]
         return self.positions[: ids.shape[1]]
 

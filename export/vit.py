@@ -3,7 +3,7 @@
 Its layers are those of the translation encoder, pre-norm with GELU. Pictures become words either as
 flat patches (the paper) or through a small convolutional stem (Hassani et al. 2021, "Escaping
 the Big Data Paradigm with Compact Transformers"), which needs far less data.
-Letters: B batch, N patches, d_model.
+Letters: B batch, N patches, P tokens in front of them, d_model.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from export.dropout import Dropout
 from export.layers import EncoderLayer, LayerConfig
+from service.bundle import Activation, VisionHead
+
+# What imported models may have that those trained here do not, under the card's names.
+VISION_SWITCHES = ("activation", "norm_epsilon", "distillation_token", "head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,10 @@ class ViTConfig:
     num_heads: int = 4
     ffn_size: int = 256
     dropout: float = 0.1
+    activation: Activation = "gelu"
+    norm_epsilon: float = 1e-5
+    distillation_token: bool = False
+    head: VisionHead = "class_token"
 
     @property
     def layer(self) -> LayerConfig:
@@ -39,14 +47,37 @@ class ViTConfig:
             num_heads=self.num_heads,
             ffn_size=self.ffn_size,
             dropout=self.dropout,
-            activation="gelu",
+            activation=self.activation,
             norm="pre",
+            norm_epsilon=self.norm_epsilon,
         )
 
     @property
     def num_patches(self) -> int:
         """How many patches a picture has."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """The names of the tokens in front of the patches."""
+        distillation = ("distillation_token",) if self.distillation_token else ()
+        return ("class_token", *distillation)
+
+    @property
+    def tokens_read(self) -> int | None:
+        """How many tokens the head reads, from the first; None: all."""
+        match self.head:
+            case "class_token":
+                return 1
+            case "class_and_distillation_tokens":
+                return 2
+            case "class_token_and_patch_mean":
+                return None
+
+    @property
+    def head_inputs(self) -> int:
+        """How many numbers the head reads."""
+        return self.d_model if self.head == "class_token" else 2 * self.d_model
 
 
 class PatchStem(nn.Module):
@@ -97,7 +128,7 @@ def _normalised_convolution(inputs: int, outputs: int) -> tuple[nn.Conv2d, nn.Ba
 
 
 class VisionTransformer(nn.Module):
-    """Stem, class token, learned positions, encoder layers, a linear head on the class token."""
+    """Stem, tokens in front, learned positions, encoder layers, a linear head on some states."""
 
     temperature: Tensor
 
@@ -106,13 +137,14 @@ class VisionTransformer(nn.Module):
         self.config = config
         stem = ConvolutionStem if config.stem == "convolution" else PatchStem
         self.stem = stem(config)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, config.d_model))
+        for name in config.prefix:
+            setattr(self, name, nn.Parameter(torch.zeros(1, 1, config.d_model)))
         self.position_embedding = nn.Parameter(
-            torch.randn(1, config.num_patches + 1, config.d_model) * 0.02
+            torch.randn(1, len(config.prefix) + config.num_patches, config.d_model) * 0.02
         )
         self.layers = nn.ModuleList(EncoderLayer(config.layer) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.d_model)
-        self.head = nn.Linear(config.d_model, config.num_labels)
+        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
+        self.head = nn.Linear(config.head_inputs, config.num_labels)
         self.dropout = Dropout(config.dropout)
         # Divides the logits; fitted on validation pictures after training (Guo et al. 2017).
         self.register_buffer("temperature", torch.ones(()))
@@ -121,13 +153,21 @@ class VisionTransformer(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Normalised pictures (B, 3, height, width) -> logits (B, num_labels)."""
         patches = self.stem(pixel_values)  # (B, N, d_model)
-        class_token = self.class_token.expand(len(patches), -1, -1)
-        states = torch.cat([class_token, patches], dim=1)  # (B, 1 + N, d_model)
+        prefix = [getattr(self, name).expand(len(patches), -1, -1) for name in self.config.prefix]
+        states = torch.cat([*prefix, patches], dim=1)  # (B, P + N, d_model)
         states = self.dropout(states + self.position_embedding)
         for layer in self.layers:
             states = layer(states)
-        logits: Tensor = self.head(self.norm(states[:, 0]))
+        states = self.norm(states[:, : self.config.tokens_read])
+        logits: Tensor = self.head(self._pool(states))
         return logits / self.temperature
+
+    def _pool(self, states: Tensor) -> Tensor:
+        # (B, tokens read, d_model) -> (B, d_model or 2 * d_model)
+        if self.config.head == "class_token_and_patch_mean":
+            patches = states[:, len(self.config.prefix) :].mean(dim=1)
+            return torch.cat([states[:, 0], patches], dim=1)
+        return states.flatten(1)
 
     def _initialise(self) -> None:
         for module in self.modules():

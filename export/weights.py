@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from export.graphs.layers import PACKED
 from export.quantization import Floats
 from export.seq2seq import IMPORTED_SWITCHES, Seq2SeqConfig, Transformer
-from export.vit import VisionTransformer, ViTConfig
+from export.vit import VISION_SWITCHES, VisionTransformer, ViTConfig
 from service.bundle import (
     BundleCard,
     ClassificationCard,
@@ -103,6 +103,7 @@ def vit_config(card: ClassificationCard, weights: dict[str, Tensor]) -> ViTConfi
         layers=sizes.layers,
         num_heads=sizes.num_heads,
         ffn_size=sizes.ffn_size,
+        **{name: getattr(sizes, name) for name in VISION_SWITCHES},
     )
     return config if stem is None else replace(config, stem_channels=len(stem))
 

@@ -34,16 +34,17 @@ def open_session(
     device: Device,
     threads: int,
     capture: bool = False,
+    mapped: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Open a graph on `device`; `threads` is how many one `run` computes on.
 
     With one thread `run` computes on its caller's thread, and any number of callers may share the
-    session. `capture` is for CUDA graphs. Raises BundleError if the file is no graph that this
-    runtime can run.
+    session. `capture` is for CUDA graphs; `mapped` saves the memory of the weights in a folder that
+    nobody else writes to. Raises BundleError if the file is no graph that this runtime can run.
     """
     try:
         options = _session_options(threads)
-        weights = _weights(path)
+        weights = {} if mapped else _weights(path)
         # Else the weights are mapped from their files, and a copy over one of them, truncating it,
         # ends the process with SIGBUS.
         options.add_external_initializers_from_files_in_memory(

@@ -1,9 +1,9 @@
 """The graph of a Vision Transformer: pictures in, calibrated logits out.
 
 Attention is MultiHeadAttention: without a mask its bits do not depend on the batch, and unlike
-GroupQueryAttention it also runs in float32 on a GPU. The last layer computes what the head reads,
-the class token, and nothing else.
-Letters: B batch, N patches, C channels.
+GroupQueryAttention it also runs in float32 on a GPU. The last layer computes the tokens that the
+head reads and no others.
+Letters: B batch, N patches, P tokens in front of them, T tokens that the head reads, C channels.
 """
 
 from collections.abc import Sequence
@@ -35,9 +35,10 @@ class VisionGraph:
         side = self.config.image_size
         pixels = graph.input("pixel_values", "float32", ["B", 3, side, side])
         patches = self._cast(graph, self._stem(graph, pixels), self.products.float_type)
-        states = self._embed(blocks, patches)  # (B, 1 + N, d_model)
+        states = self._embed(blocks, patches)  # (B, P + N, d_model)
         for index in range(self.config.layers):
-            layer = self._last_layer if index == self.config.layers - 1 else self._layer
+            is_last = index == self.config.layers - 1
+            layer = self._last_layer if is_last and self.config.tokens_read else self._layer
             states = layer(blocks, states, f"layers.{index}")
         self._head(blocks, states)
         return graph
@@ -70,29 +71,32 @@ class VisionGraph:
         patches = graph.node("Transpose", graph.node("Reshape", patches, sizes), perm=[0, 2, 1])
         batch = graph.node("Shape", patches, start=0, end=1)
         shape = graph.node("Concat", batch, blocks.integers(1, 1), axis=0)
-        token = graph.node("Expand", blocks.weight("class_token"), shape)  # (B, 1, d_model)
-        states = graph.node("Concat", token, patches, axis=1)
+        prefix = [
+            graph.node("Expand", blocks.weight(name), shape) for name in self.config.prefix
+        ]  # (B, 1, d_model) each
+        states = graph.node("Concat", *prefix, patches, axis=1)
         return graph.node("Add", states, blocks.weight("position_embedding"))
 
     def _layer(self, blocks: Blocks, states: Value, name: str) -> Value:
         def attend(states: Value) -> Value:
-            packed = blocks.qkv(states, f"{name}.self_attn")  # (B, 1 + N, 3 * d_model)
+            packed = blocks.qkv(states, f"{name}.self_attn")  # (B, P + N, 3 * d_model)
             return self._attention(blocks, blocks.graph.split(packed, 3, axis=2), name)
 
         states = blocks.residual(states, f"{name}.self_attn_residual", attend)
         return self._feed_forward(blocks, states, name)
 
     def _last_layer(self, blocks: Blocks, states: Value, name: str) -> Value:
-        """Only the class token asks. (B, 1 + N, d_model) -> (B, 1, d_model)."""
+        """Only what the head reads asks. (B, P + N, d_model) -> (B, T, d_model)."""
         attention = f"{name}.self_attn"
-        normalised = blocks.norm(states, f"{name}.self_attn_residual.layer_norm")
-        token = self._class_token(blocks, normalised)
-        query = blocks.linear(token, f"{attention}.q_proj")
+        epsilon = self.config.norm_epsilon
+        normalised = blocks.norm(states, f"{name}.self_attn_residual.layer_norm", epsilon)
+        asking = self._tokens(blocks, normalised, 0, self.config.tokens_read)
+        query = blocks.linear(asking, f"{attention}.q_proj")
         packed = blocks.linear(normalised, f"{attention}.k_proj", f"{attention}.v_proj")
         key_value = blocks.graph.split(packed, 2, axis=2)
         context = self._attention(blocks, (query, *key_value), name)
-        token = blocks.graph.node("Add", self._class_token(blocks, states), context)
-        return self._feed_forward(blocks, token, name)
+        read = self._tokens(blocks, states, 0, self.config.tokens_read)
+        return self._feed_forward(blocks, blocks.graph.node("Add", read, context), name)
 
     def _attention(self, blocks: Blocks, qkv: Sequence[Value], name: str) -> Value:
         heads = self.config.num_heads
@@ -106,19 +110,32 @@ class VisionGraph:
             lambda x: blocks.feed_forward(x, f"{name}.feed_forward"),
         )
 
-    def _class_token(self, blocks: Blocks, states: Value) -> Value:
-        # (B, 1 + N, d_model) -> (B, 1, d_model)
-        bounds = (blocks.integers(0), blocks.integers(1), blocks.integers(1))
-        return blocks.graph.node("Slice", states, *bounds)
+    def _tokens(self, blocks: Blocks, states: Value, first: int, end: int | None) -> Value:
+        """Some tokens, to the last one without an end. (B, P + N, d_model) -> (B, T, d_model)."""
+        bounds = (first, np.iinfo(np.int64).max if end is None else end, 1)
+        return blocks.graph.node("Slice", states, *map(blocks.integers, bounds))
 
     def _head(self, blocks: Blocks, states: Value) -> None:
         """float32 in every precision: it is small, and decides."""
         graph = blocks.graph
-        token = graph.node("Squeeze", blocks.norm(states, "norm"), blocks.integers(1))
-        token = self._cast(graph, token, "float32")
-        head = FloatProducts().linear(graph, token, linear(self.state, "head"))
+        states = self._cast(graph, blocks.norm(states, "norm", self.config.norm_epsilon), "float32")
+        pooled = self._pool(blocks, states)
+        head = FloatProducts().linear(graph, pooled, linear(self.state, "head"))
         logits = graph.output("logits", "float32", ["B", self.config.num_labels])
         graph.node("Div", head, self._weight(graph, "temperature"), output=logits)
+
+    def _pool(self, blocks: Blocks, states: Value) -> Value:
+        """What the head reads side by side. (B, T, d_model) -> (B, d_model or 2 * d_model)."""
+        graph = blocks.graph
+        if self.config.head == "class_token_and_patch_mean":
+            patches = self._tokens(blocks, states, len(self.config.prefix), None)
+            # Not ReduceMean: the bits of its sums depend on the size of the batch.
+            share = graph.constant(1 / self.config.num_patches, "float32")
+            shares = graph.node("Expand", share, blocks.integers(1, self.config.num_patches))
+            mean = graph.node("MatMul", shares, patches)  # (B, 1, d_model)
+            token = self._tokens(blocks, states, 0, 1)
+            states = graph.node("Concat", token, mean, axis=1)  # (B, 2, d_model)
+        return graph.node("Flatten", states, axis=1)
 
     def _cast(self, graph: GraphBuilder, states: Value, kind: str) -> Value:
         """float16 states alone come and go by a cast."""

@@ -15,7 +15,7 @@ def add_huggingface(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE",
-        help="lines in the source language; int8 then has constant scales and int8 caches",
+        help="lines in the source language, or a folder of pictures: constant scales for int8",
     )  # fmt: skip
     parser.add_argument(
         "--languages", nargs=2, metavar=("SRC", "TGT"),

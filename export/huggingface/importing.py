@@ -1,14 +1,14 @@
 """From a checkpoint's folder to a bundle and its report."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from export.huggingface.checkpoint import Checkpoint
-from export.huggingface.families import Pair
-from export.huggingface.report import Report
-from service.bundle import Precision
+from export.huggingface.families import Pair, is_classifier
+from export.huggingface.report import Found, Report
+from service.bundle import Bundle, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class ImportOptions:
     """What the command line says beside the folders."""
 
     precisions: Sequence[Precision] = ("fp32", "int8")
-    calibration: Path | None = None  # lines in the source language
+    calibration: Path | None = None  # lines in the source language; a folder of pictures
     languages: Pair | None = None
     licence: str = "not stated"
 
@@ -34,9 +34,13 @@ def import_checkpoint(
     """
     from export.huggingface.quiet import quiet_transformers
     from export.huggingface.translation import import_translation
+    from export.huggingface.vision import import_vision
 
     begun = time.monotonic()
     checkpoint = Checkpoint(folder)
+    bundle: Bundle
+    parity: Mapping[str, Found]
     with quiet_transformers():
-        bundle, parity = import_translation(checkpoint, output, options)
+        import_task = import_vision if is_classifier(checkpoint) else import_translation
+        bundle, parity = import_task(checkpoint, output, options)
     return Report.of(checkpoint, bundle, parity, seconds=time.monotonic() - begun)

@@ -4,6 +4,7 @@ The sentences are translated by transformers with one beam and the rules of the 
 logits are those of every step of these translations.
 """
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,11 @@ import torch
 from export.huggingface.checkpoint import Checkpoint
 from export.huggingface.errors import CheckpointError
 from export.quantization import Floats
-from export.verify.exactness import decode_in_flight
-from export.verify.stepping import Graphs
+from export.verify.stepping import Graphs, open_checked, pad
 from export.verify.translation import Decoded, decode_by_graphs, encode_sources
 from service.bundle import Bundle
 from service.translation.options import DecodingOptions
-from service.translation.processors import TokenRules
+from service.translation.processors import TokenRules, process
 
 SENTENCES = (
     "Two children are playing in the snow.",
@@ -40,6 +40,11 @@ class Parity:
     largest_logit: float  # of all that can be generated
     greedy_alike: int  # sentences with the same ids
     sentences: int
+
+    @property
+    def alike(self) -> tuple[int, int]:
+        """How many sentences, of how many."""
+        return self.greedy_alike, self.sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +72,51 @@ def ask_transformers(checkpoint: Checkpoint, architecture: str, bundle: Bundle) 
 
 def compare(bundle: Bundle, precision: str, reference: Reference) -> Parity:
     """A precision's logits and greedy ids. Raises CheckpointError for fp32 logits that are off."""
-    graphs = Graphs.open(bundle, precision)
-    found = decode_by_graphs(graphs, reference.sources, _limit(bundle), reference.targets)
+    found = _teacher_forced(bundle, precision, reference)
     error, largest = 0.0, 0.0
     for ours, theirs in zip(found, reference.targets, strict=True):
         possible = np.isfinite(theirs.logits) & (np.abs(theirs.logits) < 1e4)
         error = max(error, float(np.abs(ours.logits - theirs.logits)[possible].max()))
         largest = max(largest, float(np.abs(theirs.logits)[possible].max()))
-    del graphs, found
     if precision == "fp32" and not error <= RELATIVE_ERROR * max(1.0, largest):
         raise CheckpointError(
             f"logits of up to {largest:.3g} differ from the checkpoint's by {error:.3g}"
         )
-    options = DecodingOptions(max_target_tokens=_limit(bundle))
-    decoded = decode_in_flight(
-        bundle, [(source, options) for source in reference.sources], precision=precision, max_rows=4
-    )
+    rules = TokenRules.from_card(bundle.translation)
     alike = [
-        best[0].token_ids == theirs.ids
-        for best, theirs in zip(decoded, reference.targets, strict=True)
+        _choices(ours.logits, [rules.decoder_start, *theirs.ids], rules, _limit(bundle))
+        == theirs.ids
+        for ours, theirs in zip(found, reference.targets, strict=True)
     ]
     return Parity(error, largest, sum(alike), len(alike))
+
+
+def _teacher_forced(bundle: Bundle, precision: str, reference: Reference) -> list[Decoded]:
+    """Our logits. One session is open at a time: each has a copy of its weights."""
+    encoder = open_checked(bundle, precision, "encoder", mapped=True)
+    input_ids, attention_mask = pad(reference.sources)
+    caches: list[Floats] = encoder.run(
+        None, {"input_ids": input_ids, "attention_mask": attention_mask}
+    )
+    del encoder
+    gc.collect()
+    card = bundle.translation
+    decoder = open_checked(bundle, precision, "decoder", mapped=True)
+    graphs = Graphs(card, None, decoder, card.cache_type(precision))
+    return decode_by_graphs(
+        graphs, reference.sources, _limit(bundle), reference.targets, caches=caches
+    )
+
+
+def _choices(logits: Floats, history: Sequence[int], rules: TokenRules, limit: int) -> list[int]:
+    """What greedy search takes behind each prefix of a history, which the start token begins."""
+    options = DecodingOptions(max_target_tokens=limit)
+    chosen = []
+    for step, scores in enumerate(logits.copy()):
+        process(scores, np.array(history[: step + 1], np.int64), options, rules)
+        scores[list(rules.suppressed)] = -np.inf
+        chosen.append(int(scores.argmax()))
+    return chosen
 
 
 def _limit(bundle: Bundle) -> int:

@@ -2,13 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from export.huggingface.checkpoint import Checkpoint
 from export.huggingface.generation import has_default_length
-from export.huggingface.parity import Parity
 from service.bundle import Bundle, precision_bytes
 
-TITLES = ("", "MB", "largest logit difference", "of logits up to", "greedy ids alike")
+TITLES = ("", "MB", "largest logit difference", "of logits up to")
+ALIKE = {"translation": "greedy ids alike", "classification": "top 5 alike"}
+
+
+class Found(Protocol):
+    """What was found about a precision beside the checkpoint."""
+
+    @property
+    def logits_error(self) -> float:
+        """The largest difference."""
+
+    @property
+    def largest_logit(self) -> float:
+        """Of the checkpoint's."""
+
+    @property
+    def alike(self) -> tuple[int, int]:
+        """How many answers are the same, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +35,17 @@ class Report:
     bundle: Bundle
     checkpoint_bytes: int
     sizes: Mapping[str, int]  # bytes, by precision
-    parity: Mapping[str, Parity]
+    parity: Mapping[str, Found]
     seconds: float
     notes: tuple[str, ...]
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, bundle: Bundle, parity: Mapping[str, Parity], *, seconds: float
+        cls, checkpoint: Checkpoint, bundle: Bundle, parity: Mapping[str, Found], *, seconds: float
     ) -> "Report":
         """The report of a bundle that has been written."""
         notes = []
-        if has_default_length(checkpoint):
+        if bundle.task == "translation" and has_default_length(checkpoint):
             limit = bundle.translation.decoding.max_target_tokens
             notes.append(
                 f"The checkpoint names no max_length: as in transformers, {limit} tokens are the "
@@ -39,9 +56,10 @@ class Report:
 
     def table(self) -> str:
         """For people."""
-        rows = [TITLES, ("checkpoint", f"{self.checkpoint_bytes / 1e6:.1f}", "", "", "")]
+        titles = (*TITLES, ALIKE[self.bundle.task])
+        rows = [titles, ("checkpoint", f"{self.checkpoint_bytes / 1e6:.1f}", "", "", "")]
         for name, found in self.parity.items():
-            alike = f"{found.greedy_alike} of {found.sentences}"
+            alike = "{} of {}".format(*found.alike)
             rows.append(
                 (
                     name,
@@ -51,7 +69,7 @@ class Report:
                     alike,
                 )
             )
-        widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
         lines = [
             "  ".join(
                 [row[0].ljust(widths[0])]

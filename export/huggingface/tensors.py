@@ -7,6 +7,7 @@ file of the folder itself: no index leads anywhere else.
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,9 +103,11 @@ class _Pickle:
     def __init__(self, path: Path) -> None:
         self._tensors: dict[str, Tensor] = {}
         try:
-            loaded: Any = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of protocols: what it cannot read, it refuses
+                loaded: Any = torch.load(
+                    path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+                )
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise CheckpointError(f"expected tensors alone in {path}, found: {reason}") from error

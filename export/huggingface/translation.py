@@ -1,11 +1,12 @@
 """An encoder-decoder checkpoint becomes a bundle."""
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from export.bundle_writer import write_bundle
 from export.bundling import Storage, graph_paths, translation_architecture, write_precisions
@@ -14,6 +15,7 @@ from export.graphs.products import Products
 from export.graphs.translation import TranslationGraphs
 from export.graphs.weights_file import WeightsFile
 from export.huggingface.checkpoint import Checkpoint
+from export.huggingface.description import bundle_name, provenance_of
 from export.huggingface.errors import CheckpointError
 from export.huggingface.families import TranslationFamily, translation_family
 from export.huggingface.generation import Generation, read_generation
@@ -22,10 +24,9 @@ from export.huggingface.parity import Parity, ask_transformers, compare
 from export.huggingface.progress import Progress
 from export.huggingface.texts import Texts
 from export.huggingface.weights import Weights, build_model, match_weights
-from export.quantization import Calibration, calibrate_translation
+from export.quantization import Calibration, calibrate_translation, one_thread
 from export.seq2seq import Seq2SeqConfig
-from export.verify.translation import decode_by_pytorch
-from service.bundle import Bundle, GraphName, Provenance, TranslationCard, TranslationLimits
+from service.bundle import Bundle, GraphName, TranslationCard, TranslationLimits
 from service.translation.tokenizer import Tokenizer
 from service.translation.tokenizer_kinds import open_tokenizer
 
@@ -95,8 +96,7 @@ def import_translation(
 
 
 def _plan(checkpoint: Checkpoint, output: Path, options: "ImportOptions") -> _Plan:
-    if output.exists():
-        raise CheckpointError(f"expected no {output} yet, found one")
+    name = bundle_name(output)
     family = translation_family(checkpoint)
     architecture = family.architecture(checkpoint.config)
     generation = read_generation(checkpoint, max_positions=architecture.max_positions)
@@ -113,7 +113,7 @@ def _plan(checkpoint: Checkpoint, output: Path, options: "ImportOptions") -> _Pl
         config=config,
         weights=weights,
         texts=texts,
-        card=_card(checkpoint, output, config, generation, texts, storage, options.licence),
+        card=_card(checkpoint, name, config, generation, texts, storage, options.licence),
         storage=storage,
         calibration_lines=_lines(options.calibration),
     )
@@ -121,24 +121,18 @@ def _plan(checkpoint: Checkpoint, output: Path, options: "ImportOptions") -> _Pl
 
 def _card(  # each is a part of it
     checkpoint: Checkpoint,
-    output: Path,
+    name: str,
     config: Seq2SeqConfig,
     generation: Generation,
     texts: Texts,
     storage: Storage,
     licence: str,
 ) -> TranslationCard:
-    provenance = Provenance(
-        data="not stated by the checkpoint",
-        licence=licence,
-        recipe=f"attendant-export huggingface, from the {checkpoint.model_type} checkpoint "
-        f"{checkpoint.folder.resolve().name}",
-    )
     try:
         return TranslationCard(
-            name=_name(output),
+            name=name,
             precisions=graph_paths(storage, TranslationCard),
-            provenance=provenance,
+            provenance=provenance_of(checkpoint, licence),
             architecture=translation_architecture(config),
             tokens=texts.tokens,
             decoding=generation.decoding,
@@ -152,13 +146,6 @@ def _card(  # each is a part of it
         )
     except ValueError as error:  # pydantic's
         raise CheckpointError(f"{checkpoint.folder}: {error}") from error
-
-
-def _name(output: Path) -> str:
-    name = output.resolve().parent.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or not output.name.isdigit():
-        raise CheckpointError(f"expected --output .../NAME/VERSION, such as opus/1, found {output}")
-    return name
 
 
 def _lines(path: Path | None) -> list[str]:
@@ -190,5 +177,10 @@ def _calibrate(folder: Path, plan: _Plan) -> Calibration:
         for ids in tokenizer.encode(plan.calibration_lines, direction)
         if len(ids) <= card.limits.max_source_tokens
     ]
-    pairs = [(ids, decode_by_pytorch(model, ids, limit, start).ids) for ids in sources]
+    pairs = []
+    with one_thread():
+        for ids in sources:
+            # What a model that will not stop says is nothing new: a translation is seldom longer.
+            longest = min(limit, 2 * len(ids) + 8)
+            pairs.append((ids, model.greedy(torch.tensor([ids]), start=start, limit=longest)))
     return calibrate_translation(model, pairs, start)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from export.huggingface.errors import CheckpointError
+from export.huggingface.misfits import refuse_misfits, shape_misfit
 from export.huggingface.names import (
     BIAS,
     EMBEDDINGS,
@@ -24,7 +24,6 @@ from export.quantization import Floats
 from export.seq2seq import Seq2SeqConfig, Transformer, fixed_positions
 
 BASE = "model."  # in front of all names but the head's; a headless model's tensors lack it
-LISTED = 8  # names in a message
 POSITIONS = tuple(f"model.{side}.embed_positions.weight" for side in ("encoder", "decoder"))
 # Kept by old versions, read by none.
 IGNORED = (
@@ -96,15 +95,11 @@ def match_weights(
     shapes = _shapes(config)
     wanted = {ours: _their_name(ours, tables) for ours in shapes}
     used = {*wanted.values(), *_redundant(tensors, names, tables, config), *IGNORED}
-    problems = [
-        _listed(
-            "missing", [name for name in wanted.values() if name not in names and name != BIAS]
-        ),
-        _listed("left over", [names[name] for name in names if name not in used]),
-        _listed("of another shape", _misshapen(tensors, names, wanted, shapes)),
-    ]
-    if any(problems):
-        raise CheckpointError("weights that do not fit: " + "; ".join(filter(None, problems)))
+    refuse_misfits(
+        missing=[name for name in wanted.values() if name not in names and name != BIAS],
+        left_over=[names[name] for name in names if name not in used],
+        misshapen=_misshapen(tensors, names, wanted, shapes),
+    )
     places = {ours: names.get(theirs, theirs) for ours, theirs in wanted.items()}
     return config, Weights(tensors, places, config.vocab_size)
 
@@ -204,12 +199,5 @@ def _misshapen(
         found = tensors.shape(names[theirs])
         expected = (1, *shapes[ours]) if ours == BIAS else shapes[ours]
         if found != expected and found != shapes[ours]:
-            problems.append(f"{names[theirs]} {list(found)} for {list(expected)}")
+            problems.append(shape_misfit(names[theirs], found, expected))
     return problems
-
-
-def _listed(problem: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{problem}: {', '.join(names[:LISTED])}{more}"

@@ -25,7 +25,7 @@ class Graphs:
     """Both sessions of one precision."""
 
     card: TranslationCard
-    encoder: onnxruntime.InferenceSession
+    encoder: onnxruntime.InferenceSession | None  # None once it has been asked
     decoder: onnxruntime.InferenceSession
     cache_type: str = "float32"
 
@@ -40,6 +40,8 @@ class Graphs:
 
     def encode(self, sources: Sequence[Sequence[int]], length: int | None = None) -> list[Floats]:
         """Cross-attention caches (B, H, length, D) of a padded batch, in the graph's order."""
+        if self.encoder is None:
+            raise ValueError("the encoder is not open")
         input_ids, attention_mask = pad(sources, length)
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
         caches: list[Floats] = self.encoder.run(None, feeds)
@@ -94,9 +96,14 @@ class Rows:
         return self._logits[:count].copy()
 
 
-def open_checked(bundle: Bundle, precision: str, name: GraphName) -> onnxruntime.InferenceSession:
-    """Open a graph on one thread of the CPU and check its tensors. Raises BundleError."""
-    session = open_session(bundle.path(precision, name), device="cpu", threads=1)
+def open_checked(
+    bundle: Bundle, precision: str, name: GraphName, *, mapped: bool = False
+) -> onnxruntime.InferenceSession:
+    """Open a graph on one thread of the CPU and check its tensors. Raises BundleError.
+
+    `mapped` as in `open_session`.
+    """
+    session = open_session(bundle.path(precision, name), device="cpu", threads=1, mapped=mapped)
     expected = expected_tensors(bundle.card, name, precision=precision)
     check_tensors(session, inputs=expected.inputs, outputs=expected.outputs)
     return session

@@ -103,16 +103,18 @@ def decode_by_graphs(
     sources: Sequence[Sequence[int]],
     limit: int,
     forced: Sequence[Decoded] | None = None,
+    *,
+    caches: Sequence[Floats] | None = None,
 ) -> list[Decoded]:
     """Translate sentences that join `JOIN_TOGETHER` at a time; with `forced`, by teacher forcing.
 
     Rows that are done stay in the batch and repeat their last token: neighbours that must not
-    matter.
+    matter. `caches` are what the encoder made of the sources, if it has been asked already.
     """
     count = len(sources)
     num_steps = limit + (count - 1) // JOIN_TOGETHER
     rows = Rows(graphs, rows=count, source=max(map(len, sources)), target=num_steps)
-    caches = graphs.encode(sources)
+    caches = graphs.encode(sources) if caches is None else caches
     tokens = graphs.card.tokens
     start = tokens.decoder_start_into(graphs.card.first_direction.target)
     sequences = [

@@ -19,7 +19,7 @@ from service.bundle.cards import (
     Provenance,
     TranslationCard,
 )
-from service.bundle.fields import Activation, GraphName, Precision
+from service.bundle.fields import Activation, GraphName, Precision, VisionHead
 from service.bundle.folder import (
     CARD_FILE,
     SCHEMA_VERSION,
@@ -68,6 +68,7 @@ __all__ = [
     "TranslationCard",
     "TranslationLimits",
     "VisionArchitecture",
+    "VisionHead",
     "VocabularyTokenizer",
     "bundle_files",
     "called_by",

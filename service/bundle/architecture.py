@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from service.bundle.fields import Activation, CardModel
+from service.bundle.fields import Activation, CardModel, VisionHead
 
 
 class TranslationArchitecture(CardModel):
@@ -45,7 +45,11 @@ class TranslationArchitecture(CardModel):
 
 
 class VisionArchitecture(CardModel):
-    """Sizes of a Vision Transformer."""
+    """Sizes and switches of a Vision Transformer.
+
+    The head reads the class token; or the class and the distillation token, side by side; or the
+    class token and the mean of the patches, side by side.
+    """
 
     layers: PositiveInt
     d_model: PositiveInt
@@ -54,3 +58,13 @@ class VisionArchitecture(CardModel):
     image_size: PositiveInt
     patch_size: PositiveInt
     stem: Literal["convolution", "patches"]
+    activation: Activation = "gelu"
+    norm_epsilon: PositiveFloat = 1e-5
+    distillation_token: bool = False  # behind the class token
+    head: VisionHead = "class_token"
+
+    @model_validator(mode="after")
+    def _head_reads_what_there_is(self) -> "VisionArchitecture":
+        if self.head == "class_and_distillation_tokens" and not self.distillation_token:
+            raise ValueError(f"expected a distillation_token for the head {self.head}, found none")
+        return self

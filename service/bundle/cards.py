@@ -21,7 +21,11 @@ from service.bundle.translation import (
 
 
 class ImagePreprocessing(CardModel):
-    """The steps of a Hugging Face PIL image processor; `resample` as in PIL.Image.Resampling."""
+    """The steps of a Hugging Face PIL image processor; `resample` as in PIL.Image.Resampling.
+
+    `size` is that of a square, or of the shorter edge; where nothing is resized or cropped, that of
+    the pictures taken.
+    """
 
     size: PositiveInt
     resample: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -32,6 +36,14 @@ class ImagePreprocessing(CardModel):
     convert_rgb: bool = True
     center_crop: PositiveInt | None = None
     shortest_edge: bool = False
+    transparency: Literal["dropped", "white"] = "dropped"  # what lies behind it
+    rescale: bool = True
+    normalize: bool = True
+
+    @property
+    def output_size(self) -> int:
+        """The height, and the width, of what the model is given."""
+        return self.center_crop or self.size
 
 
 class Provenance(CardModel):
@@ -194,3 +206,10 @@ class ClassificationCard(BundleCard):
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     image: ImagePreprocessing
     multi_label: bool = False
+
+    @model_validator(mode="after")
+    def _pictures_fit(self) -> "ClassificationCard":
+        expected, found = self.architecture.image_size, self.image.output_size
+        if expected != found:
+            raise ValueError(f"expected pictures of image_size {expected}, found {found}")
+        return self

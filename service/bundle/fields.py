@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Precision = Literal["fp32", "int8", "fp16"]
 GraphName = Literal["encoder", "decoder", "classifier"]
 Activation = Literal["relu", "gelu", "swish"]
+VisionHead = Literal["class_token", "class_and_distillation_tokens", "class_token_and_patch_mean"]
 TokenId = Annotated[int, Field(ge=0)]
 
 

@@ -35,7 +35,7 @@ def expected_tensors(
         case TranslationCard(), "decoder":
             return _decoder_tensors(card.architecture, card.cache_type(precision))
         case ClassificationCard(), "classifier":
-            side = card.image.center_crop or card.architecture.image_size
+            side = card.architecture.image_size
             pixels = TensorSpec("float32", (None, 3, side, side))
             logits = TensorSpec("float32", (None, len(card.labels)))
             return GraphTensors({"pixel_values": pixels}, {"logits": logits})

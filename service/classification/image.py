@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from io import BytesIO
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.bundle import ImagePreprocessing
 from service.errors import ImageTooLarge, InvalidImage
+
+Transparency = Literal["dropped", "white"]
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
@@ -26,6 +28,8 @@ MAX_SIDE: Final = 65535
 # own limit. What is wrong with a caller's image is the caller's to hear, not the log's.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_STRIP_ROWS: Final = 64
 
 # EXIF's orientations, as what makes them upright; 1 is.
 _TURNS: Final = {
@@ -69,12 +73,12 @@ class Preprocessor:
         self._card = card
         self._max_pixels = max_pixels
         self._levels = _normalized_levels(card)
-        edge = card.size if card.center_crop is None else card.center_crop
-        self.size = (edge, edge)
+        self.size = (card.output_size, card.output_size)
 
     def __call__(self, content: bytes) -> NDArray[np.float32]:
         """Decode, resize, crop, rescale, normalise -> (3, height, width). Raises InvalidImage."""
-        image = decode(content, max_pixels=self._max_pixels)
+        behind = self._card.transparency
+        image = decode(content, max_pixels=self._max_pixels, transparency=behind)
         if self._card.resize:
             _check_pixels(target_size(image, self._card), self._max_pixels, "resized image")
             image = resize(image, self._card)
@@ -90,7 +94,9 @@ class Preprocessor:
         return np.stack([self._levels[channel][levels[..., channel]] for channel in range(3)])
 
 
-def decode(content: bytes, *, max_pixels: int) -> Image.Image:
+def decode(
+    content: bytes, *, max_pixels: int, transparency: Transparency = "dropped"
+) -> Image.Image:
     """Decode an image file into upright RGB. Raises InvalidImage, ImageTooLarge.
 
     Upright is as EXIF says, which a Hugging Face processor leaves to its caller. Of an animation
@@ -101,7 +107,8 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
             _check_pixels(image.size, max_pixels, "image")
             _check_side(image.size)
             image.load()
-            return to_rgb(upright(image))
+            # In this order there are never more than three copies of the pixels.
+            return upright(to_rgb(image, transparency), image)
     except InvalidImage:
         raise
     except UnidentifiedImageError as error:
@@ -131,27 +138,42 @@ def _check_side(size: tuple[int, int]) -> None:
         raise ImageTooLarge(f"image has {width} x {height} pixels, the limit is {MAX_SIDE} a side")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF (or XMP) orientation says; left as it is where that cannot be read."""
+def upright(image: Image.Image, file: Image.Image) -> Image.Image:
+    """Turned as the file's EXIF (or XMP) says; left as it is where that cannot be read."""
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = _TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the pixels are good, whatever stands beside them
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB, as Hugging Face does: transparency is dropped, not blended.
+def to_rgb(image: Image.Image, transparency: Transparency = "dropped") -> Image.Image:
+    """Any mode to RGB, transparency dropped as `Image.convert` does, or blended onto white.
 
-    Only 16-bit grey differs: Pillow would clip it at 255; it is scaled instead.
+    White is what a Hugging Face processor with do_convert_rgb puts behind it; without, it takes
+    nothing but RGB. Only 16-bit grey differs: Pillow would clip it at 255; it is scaled instead.
     """
     if image.mode.startswith("I"):
         levels = np.asarray(image)  # (height, width) uint16; int32 in mode I
         levels = levels if levels.itemsize == 2 else levels.clip(0, 0xFFFF)
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
+        return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+    is_marked = image.info.get("transparency") is not None
+    if transparency == "white" and (is_marked or "A" in image.getbands()):
+        return _on_white(image)
+    if image.mode == "P" and is_marked:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """A strip at a time: whole, the four copies in RGBA would take more memory than is allowed."""
+    blended = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
+        strip = image.crop(box).convert("RGBA")
+        behind = Image.new("RGBA", strip.size, "white")
+        blended.paste(Image.alpha_composite(behind, strip).convert("RGB"), (0, top))
+    return blended
 
 
 def target_size(image: Image.Image, card: ImagePreprocessing) -> tuple[int, int]:
@@ -186,7 +208,10 @@ def _normalized_levels(card: ImagePreprocessing) -> NDArray[np.float32]:
 
     The roundings are Hugging Face's: rescaled in float64 and stored, normalised in float32.
     """
-    rescaled = (np.arange(256, dtype=np.float64) * card.rescale_factor).astype(np.float32)
+    factor = card.rescale_factor if card.rescale else 1.0
+    rescaled = (np.arange(256, dtype=np.float64) * factor).astype(np.float32)
+    if not card.normalize:
+        return np.stack([rescaled] * 3)
     mean = np.array(card.mean, dtype=np.float32)[:, None]
     std = np.array(card.std, dtype=np.float32)[:, None]
     return (rescaled - mean) / std

@@ -81,6 +81,10 @@ def test_every_architecture_is_verified(
         {"stem": "convolution", "layers": 3},
         {"stem": "patches", "patch_size": 8, "num_heads": 3},
         {"stem": "patches", "patch_size": 16, "image_size": 48, "layers": 1},
+        {"stem": "patches", "distillation_token": True, "norm_epsilon": 0.1, "activation": "relu"},
+        {"distillation_token": True, "head": "class_and_distillation_tokens", "layers": 1},
+        {"stem": "patches", "patch_size": 8, "head": "class_token_and_patch_mean"},
+        {"distillation_token": True, "head": "class_token_and_patch_mean", "norm_epsilon": 1e-12},
     ],
 )
 def test_every_vision_transformer_is_verified(changes: dict[str, Any], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A bundle gives back the model it was made from, and that model as Marian."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,9 +34,19 @@ def test_a_transformer_comes_back_bit_for_bit(
     assert torch.equal(again.final_logits_bias, model.final_logits_bias)
 
 
-@pytest.mark.parametrize("stem", ["convolution", "patches"])
-def test_a_vision_transformer_comes_back_bit_for_bit(stem: str, tmp_path: Path) -> None:
-    model = random_vit(stem=stem)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stem": "convolution"},
+        {"stem": "patches"},
+        {"distillation_token": True, "head": "class_and_distillation_tokens"},
+        {"head": "class_token_and_patch_mean", "norm_epsilon": 0.3, "activation": "swish"},
+    ],
+)
+def test_a_vision_transformer_comes_back_bit_for_bit(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    model = random_vit(**changes)
     bundle = export_classification(
         model, tmp_path / "tiny-vit" / "1", description=describe_pictures(), storage=EXACT
     )

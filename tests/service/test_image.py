@@ -76,6 +76,26 @@ def test_a_palette_with_transparency_keeps_its_colours() -> None:
     assert first_pixel(content) == (10, 20, 30)
 
 
+@pytest.mark.parametrize(
+    ("mode", "colour", "save", "expected"),
+    [
+        ("RGBA", (200, 100, 0, 0), {}, (255, 255, 255)),
+        ("RGBA", (200, 100, 0, 255), {}, (200, 100, 0)),
+        ("RGBA", (200, 100, 0, 51), {}, (244, 224, 204)),
+        ("LA", (100, 51), {}, (224, 224, 224)),
+        ("L", 9, {"transparency": 9}, (255, 255, 255)),
+        ("RGB", (9, 8, 7), {"transparency": (9, 8, 7)}, (255, 255, 255)),
+        ("RGB", (9, 8, 7), {}, (9, 8, 7)),
+    ],
+)
+def test_transparency_is_blended_onto_white_where_the_card_says_so(
+    mode: str, colour: Any, save: dict[str, Any], expected: tuple[int, ...]
+) -> None:
+    content = as_file(Image.new(mode, (3, 150), colour), "PNG", **save)
+    image = decode(content, max_pixels=LIMIT, transparency="white")
+    assert image.getcolors() == [(450, expected)]
+
+
 def test_exif_orientation_is_applied() -> None:
     image = photo(4, 2)
     exif = Image.Exif()
@@ -157,6 +177,25 @@ def test_pixels_are_normalised_in_float32() -> None:
     assert np.array_equal(pixels[:, 0, 0], expected)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"normalize": False}, np.float32([1.0, 0.0, 128 / 255])),
+        ({"rescale": False, "normalize": False}, np.float32([255, 0, 128])),
+        (
+            {"rescale": False, "mean": (100.0,) * 3, "std": (2.0,) * 3},
+            np.float32([77.5, -50.0, 14.0]),
+        ),
+    ],
+)
+def test_steps_that_the_card_leaves_out_are_left_out(
+    fields: dict[str, Any], expected: np.ndarray
+) -> None:
+    pixels = Preprocessor(card(**fields), max_pixels=LIMIT)(image_file((255, 0, 128)))
+    assert pixels.dtype == np.float32
+    assert np.array_equal(pixels[:, 0, 0], expected)
+
+
 def test_what_is_too_small_for_a_crop_gets_a_black_border() -> None:
     options = card(size=4, shortest_edge=True, center_crop=7)
     pixels = Preprocessor(options, max_pixels=LIMIT)(image_file((255, 255, 255), size=5))
@@ -181,9 +220,17 @@ def test_a_thin_picture_is_not_made_huge(size: tuple[int, int], too_large: str) 
         Preprocessor(options, max_pixels=200_000)(content)
 
 
+def translucent() -> bytes:
+    """The largest picture, with one clear colour, to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("RGB", (7071, 7071), (9, 8, 7))
+    return as_file(image, "PNG", exif=exif, transparency=(9, 8, 7), compress_level=1)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.parametrize("bits", [1, 16])
-def test_the_largest_picture_takes_no_more_memory_than_is_said(bits: int) -> None:
+@pytest.mark.parametrize("kind", ["1 bit", "16 bits", "translucent"])
+def test_the_largest_picture_takes_no_more_memory_than_is_said(kind: str) -> None:
     """The README says 16 bytes a pixel; in a process of its own, as a peak is a process's."""
     script = """
         import sys
@@ -195,10 +242,10 @@ def test_the_largest_picture_takes_no_more_memory_than_is_said(bits: int) -> Non
 
         content = sys.stdin.buffer.read()
         before = status("VmRSS")
-        image = decode(content, max_pixels=50_000_000)
+        image = decode(content, max_pixels=50_000_000, transparency="white")
         print((status("VmHWM") - before) / (image.width * image.height))
         """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    content = black(7071, 7071, bits=bits)
+    content = translucent() if kind == "translucent" else black(7071, 7071, bits=int(kind[:2]))
     ran = subprocess.run(command, input=content, cwd=ROOT, capture_output=True, check=True)
     assert float(ran.stdout) < 16

@@ -5,14 +5,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from export.huggingface.errors import CheckpointError
 from export.seq2seq import Seq2SeqConfig
+from export.vit import ViTConfig
+from service.bundle import Activation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from export.huggingface.checkpoint import Checkpoint
     from export.huggingface.generation import Generation
     from export.huggingface.texts import Texts
+    from export.huggingface.vision_weights import Recipe, VisionNames
 
 # Of transformers' names; what they are called here.
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "swish", "silu": "swish"}
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "swish": "swish",
+    "silu": "swish",
+}
 
 
 class TranslationFamily(Protocol):
@@ -32,6 +42,23 @@ class TranslationFamily(Protocol):
         """Tokenizer, languages and templates."""
 
 
+class VisionFamily(Protocol):
+    """What a file of this folder says of its classifiers."""
+
+    ARCHITECTURES: tuple[str, ...]  # classes of transformers that classify, the usual one first
+    PROCESSOR: str  # the class of transformers that reads pictures where none is named
+    NAMES: "VisionNames"
+
+    def image_size(self, config: Any) -> int | None:
+        """The only size of pictures it takes; None: it takes any."""
+
+    def architecture(self, config: Any, class_name: str, size: int) -> ViTConfig:
+        """Sizes and switches of a class of ARCHITECTURES, for pictures of a size."""
+
+    def computed(self, config: Any, ours: ViTConfig) -> "Mapping[str, Recipe]":
+        """Recipes of our tensors that are no copies of theirs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """--languages, as somebody wrote them."""
@@ -39,6 +66,8 @@ class Pair:
     source: str
     target: str
 
+
+VISION = ("vit", "deit", "dinov2")
 
 # model_type -> what serving it would need.
 NEEDED = {
@@ -61,11 +90,21 @@ NEEDED = {
     "whisper": "audio",
     "speech_to_text": "audio",
     "beit": "relative position biases in every layer",
+    "data2vec-vision": "relative position biases in every layer",
+    "dinov2_with_registers": "register tokens behind the class token",
+    "dinov3_vit": "rotary positions and register tokens",
+    "vit_hybrid": "a convolutional backbone",
     "swin": "shifted windows",
+    "swinv2": "shifted windows",
     "convnext": "convolutions",
     "resnet": "convolutions",
     "timm_wrapper": "the architectures of timm",
 }
+
+
+def is_classifier(checkpoint: "Checkpoint") -> bool:
+    """Whether it is of a family of vision."""
+    return checkpoint.model_type in VISION
 
 
 def translation_family(checkpoint: "Checkpoint") -> TranslationFamily:
@@ -82,13 +121,28 @@ def translation_family(checkpoint: "Checkpoint") -> TranslationFamily:
     if kind not in families:
         needed = NEEDED.get(kind)
         would = f", which would need {needed}" if needed else ""
-        raise CheckpointError(f"expected a model of {', '.join(families)}, found {kind}{would}")
+        served = ", ".join([*families, *VISION])
+        raise CheckpointError(f"expected a model of {served}, found {kind}{would}")
     family: TranslationFamily = families[kind]
-    found = checkpoint.fields.get("architectures") or []
-    if unknown := [name for name in found if name not in family.ARCHITECTURES]:
-        expected = " or ".join(family.ARCHITECTURES)
-        raise CheckpointError(f"expected the architecture {expected}, found {unknown[0]}")
+    _check_architecture(checkpoint, family.ARCHITECTURES)
     return family
+
+
+def vision_family(checkpoint: "Checkpoint") -> VisionFamily:
+    """The family of a classifier. Raises CheckpointError for another architecture of its type."""
+    from export.huggingface.families import deit, dinov2, vit
+
+    families: dict[str, Any] = {"vit": vit, "deit": deit, "dinov2": dinov2}
+    family: VisionFamily = families[checkpoint.model_type]
+    _check_architecture(checkpoint, family.ARCHITECTURES)
+    return family
+
+
+def _check_architecture(checkpoint: "Checkpoint", architectures: tuple[str, ...]) -> None:
+    found = checkpoint.fields.get("architectures") or []
+    if unknown := [name for name in found if name not in architectures]:
+        expected = " or ".join(architectures)
+        raise CheckpointError(f"expected the architecture {expected}, found {unknown[0]}")
 
 
 def common_architecture(config: Any) -> dict[str, Any]:

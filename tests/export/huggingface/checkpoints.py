@@ -28,6 +28,14 @@ SIZES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Luck:
+    """Random weights seldom stop: a seed, and a bias of the end, whose outputs' lengths differ."""
+
+    seed: int
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A checkpoint's folder, and what made it."""
 
@@ -64,19 +72,20 @@ def marian(folder: Path, *, separate: bool = False, **changes: Any) -> Saved:
         "renormalize_logits": True,
         "forced_eos_token_id": 0,
     }
-    saved = _save(transformers.MarianMTModel, config, defaults, tokenizer, folder)
+    luck = Luck(8, 5.0) if separate else Luck(12, 7.0)
+    saved = _save(transformers.MarianMTModel, config, defaults, tokenizer, folder, luck)
     _set_fields(folder / "tokenizer_config.json", source_lang="en")
     return saved
 
 
 def m2m100(folder: Path, **changes: Any) -> Saved:
     """facebook/m2m100_418M's config.json: pre-norm, ReLU, scaled embeddings."""
-    return _save(*_m2m100(families.m2m100(_new(folder)), changes), folder)
+    return _save(*_m2m100(families.m2m100(_new(folder)), changes), folder, Luck(11, 5.5))
 
 
 def nllb(folder: Path, **changes: Any) -> Saved:
     """facebook/nllb-200-distilled-600M's config.json: the same, with a tokenizer.json."""
-    return _save(*_m2m100(families.nllb(_new(folder)), changes), folder)
+    return _save(*_m2m100(families.nllb(_new(folder)), changes), folder, Luck(17, 5.5))
 
 
 def _m2m100(tokenizer: Family, changes: dict[str, Any]) -> tuple[Any, ...]:
@@ -116,14 +125,15 @@ def bart(folder: Path, **changes: Any) -> Saved:
         "forced_bos_token_id": 0,
         "forced_eos_token_id": 2,
     }
-    return _save(transformers.BartForConditionalGeneration, config, defaults, tokenizer, folder)
+    kind = transformers.BartForConditionalGeneration
+    return _save(kind, config, defaults, tokenizer, folder, Luck(5, 5.0))
 
 
 def mbart(folder: Path, **changes: Any) -> Saved:
     """facebook/mbart-large-cc25's config.json: BART with pre-norm, a language in front."""
     tokenizer = families.mbart(_new(folder))
     defaults = {"num_beams": 5, "max_length": 20, "forced_eos_token_id": 2}
-    return _mbart(tokenizer, folder, defaults, changes)
+    return _mbart(tokenizer, folder, defaults, Luck(14, 6.0), changes)
 
 
 def mbart50(folder: Path, **changes: Any) -> Saved:
@@ -136,11 +146,12 @@ def mbart50(folder: Path, **changes: Any) -> Saved:
         "forced_eos_token_id": 2,
         "decoder_start_token_id": 2,
     }
-    return _mbart(tokenizer, folder, defaults, {"decoder_start_token_id": 2, **changes})
+    changes = {"decoder_start_token_id": 2, **changes}
+    return _mbart(tokenizer, folder, defaults, Luck(23, 4.0), changes)
 
 
 def _mbart(
-    tokenizer: Family, folder: Path, defaults: dict[str, Any], changes: dict[str, Any]
+    tokenizer: Family, folder: Path, defaults: dict[str, Any], luck: Luck, changes: dict[str, Any]
 ) -> Saved:
     config = transformers.MBartConfig(
         **SIZES
@@ -151,7 +162,8 @@ def _mbart(
         }
         | changes
     )
-    return _save(transformers.MBartForConditionalGeneration, config, defaults, tokenizer, folder)
+    kind = transformers.MBartForConditionalGeneration
+    return _save(kind, config, defaults, tokenizer, folder, luck)
 
 
 FAMILIES: dict[str, Callable[..., Saved]] = {
@@ -182,10 +194,10 @@ def _new(folder: Path) -> Path:
 
 
 def _save(
-    kind: Any, config: Any, defaults: dict[str, Any], tokenizer: Family, folder: Path
+    kind: Any, config: Any, defaults: dict[str, Any], tokenizer: Family, folder: Path, luck: Luck
 ) -> Saved:
-    torch.manual_seed(5)
-    model = _lively(kind(config).eval(), config)
+    torch.manual_seed(luck.seed)
+    model = _lively(kind(config).eval(), config, luck.end)
     start = config.decoder_start_token_id
     model.generation_config = transformers.GenerationConfig(
         **{
@@ -200,7 +212,7 @@ def _save(
     return Saved(folder, model, tokenizer)
 
 
-def _lively(model: Any, config: Any) -> Any:
+def _lively(model: Any, config: Any, end: float) -> Any:
     """Weights so large that words differ, and an end that comes after a few of them."""
     for name, parameter in model.named_parameters():
         with torch.no_grad():
@@ -217,11 +229,8 @@ def _lively(model: Any, config: Any) -> Any:
         last = model.model.decoder
         norm = getattr(last, "layer_norm", None) or last.layers[-1].final_layer_norm
         row = model.lm_head.weight[config.eos_token_id]
-        norm.bias += END_BIAS * row / row.square().sum()
+        norm.bias += end * row / row.square().sum()
     return model
-
-
-END_BIAS = 3.5
 
 
 def _set_fields(path: Path, **fields: Any) -> None:

@@ -2,15 +2,21 @@
 
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from export.huggingface.importing import ImportOptions, import_checkpoint
+from export.seq2seq import Transformer
 from export.verify import verify_bundle
 from export.verify.exactness import decode_in_flight
 from export.verify.report import Bounds
-from export.weights import read_bundle_weights
+from export.verify.stepping import Graphs
+from export.verify.translation import Decoded, decode_by_graphs
+from export.weights import load_bundle_model, read_bundle_weights
 from service.bundle import Bundle, Direction
 from service.languages import choose_direction
 from service.metrics import Metrics
@@ -148,3 +154,36 @@ def test_fp32_weights_are_those_of_the_checkpoint(
         theirs["model.encoder.layers.1.fc1.weight"],
     )
     assert torch.equal(stored["embedding.weight"], theirs["model.decoder.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("name", ["m2m100", "nllb"])
+def test_padding_that_a_decoder_generates_has_no_position(
+    name: str, checkpoints: Checkpoints, imports: Imports
+) -> None:
+    """Nothing forbids it there; transformers gives it the padding's row, which is zero."""
+    saved, bundle = checkpoints(name), imports(name).bundle
+    source, target = [9, 17, 25, 2], [30, 1, 31, 1, 1, 32]
+    ids, history = torch.tensor([source]), torch.tensor([[2, *target[:-1]]])
+    steps, cache = [], None
+    for step in range(len(target)):  # as `generate` does, which counts what is cached
+        with torch.no_grad():
+            output = saved.model(
+                ids, decoder_input_ids=history[:, step : step + 1], past_key_values=cache
+            )
+        cache = output.past_key_values
+        steps.append(output.logits[0, 0].numpy())
+    expected = np.stack(steps)
+    forced = [Decoded(target, expected)]
+    found = decode_by_graphs(Graphs.open(bundle, "fp32"), [source], len(target), forced)
+    np.testing.assert_allclose(found[0].logits, expected, atol=1e-4)
+    pytorch = load_bundle_model(bundle.folder, Transformer)
+    with torch.no_grad():
+        found_there = pytorch(ids, torch.ones_like(ids), history)[0].numpy()
+    np.testing.assert_allclose(found_there, expected, atol=1e-4)
+
+
+def test_fp16_graphs_are_written_too(checkpoints: Checkpoints, output: Path) -> None:
+    options = ImportOptions(precisions=("fp32", "fp16"))
+    report = import_checkpoint(checkpoints("mbart").folder, output, options)
+    assert 0 < report.parity["fp16"].logits_error < 0.05
+    assert report.sizes["fp16"] < 0.7 * report.sizes["fp32"]

@@ -44,7 +44,7 @@ REFUSALS: dict[str, tuple[str, Damage, str]] = {
     "unknown": (
         "bart",
         config(model_type="llama"),
-        r"of marian, m2m_100, bart, mbart, found llama",
+        r"of marian, m2m_100, bart, mbart, vit, deit, dinov2, found llama",
     ),
     "no type": ("bart", config(model_type=None), "expected a model_type, found None"),
     "head": (
