@@ -1,6 +1,7 @@
 """Small tokenizers of every family, trained here: transformers' own, and ours of the same files."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -292,9 +293,12 @@ def _train_bpe(
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizer
+    # Of equally common characters the trainer keeps others in every run; so they are chosen here.
+    common = Counter("".join(TRAINING))
+    kept = alphabet or ["\u2581", *sorted(common, key=lambda one: (-common[one], one))[:299]]
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=1200, special_tokens=list(special), initial_alphabet=list(alphabet),
-        limit_alphabet=300, show_progress=False,
+        vocab_size=1200, special_tokens=list(special), initial_alphabet=sorted(kept),
+        limit_alphabet=len(kept), show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(TRAINING, trainer)
     model = json.loads(tokenizer.to_str())["model"]
