@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from export.dropout import Dropout
 from export.layers import EncoderLayer, LayerConfig
-from service.bundle import Activation, VisionHead
 
 # What imported models may have that those trained here do not, under the card's names.
 VISION_SWITCHES = ("activation", "norm_epsilon", "distillation_token", "head")
+
+# As the card has them; what reads bundles need not be there to train or to measure.
+Activation = Literal["relu", "gelu", "swish"]
+VisionHead = Literal["class_token", "class_and_distillation_tokens", "class_token_and_patch_mean"]
 
 
 @dataclass(frozen=True, slots=True)
