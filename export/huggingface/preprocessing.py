@@ -57,8 +57,6 @@ def read_preprocessing(processor: Any, image_size: int | None) -> ImagePreproces
             center_crop=crop,
             shortest_edge=shortest_edge,
             transparency="white" if processor.do_convert_rgb else "dropped",
-            rescale=bool(processor.do_rescale),
-            normalize=bool(processor.do_normalize),
         )
     except ValueError as error:  # pydantic's
         raise CheckpointError(f"preprocessor_config.json: {error}") from error

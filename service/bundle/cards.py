@@ -23,6 +23,7 @@ from service.bundle.translation import (
 class ImagePreprocessing(CardModel):
     """The steps of a Hugging Face PIL image processor; `resample` as in PIL.Image.Resampling.
 
+    Without rescaling the factor is 1; without normalising the mean is 0 and the deviation 1.
     `size` is that of a square, or of the shorter edge; where nothing is resized or cropped, that of
     the pictures taken.
     """
@@ -37,8 +38,6 @@ class ImagePreprocessing(CardModel):
     center_crop: PositiveInt | None = None
     shortest_edge: bool = False
     transparency: Literal["dropped", "white"] = "dropped"  # what lies behind it
-    rescale: bool = True
-    normalize: bool = True
 
     @property
     def output_size(self) -> int:

@@ -208,10 +208,7 @@ def _normalized_levels(card: ImagePreprocessing) -> NDArray[np.float32]:
 
     The roundings are Hugging Face's: rescaled in float64 and stored, normalised in float32.
     """
-    factor = card.rescale_factor if card.rescale else 1.0
-    rescaled = (np.arange(256, dtype=np.float64) * factor).astype(np.float32)
-    if not card.normalize:
-        return np.stack([rescaled] * 3)
+    rescaled = (np.arange(256, dtype=np.float64) * card.rescale_factor).astype(np.float32)
     mean = np.array(card.mean, dtype=np.float32)[:, None]
     std = np.array(card.std, dtype=np.float32)[:, None]
     return (rescaled - mean) / std

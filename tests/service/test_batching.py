@@ -200,9 +200,7 @@ def test_an_image_gets_the_same_bits_alone_and_in_any_batch(tmp_path: Path) -> N
         assert np.array_equal(classifier.run(images[:size]), alone[:size])
 
 
-def test_all_cores_give_the_bits_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_cores_give_the_bits_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.classification.runner._WORTHWHILE_GAIN", 0.0)
     classifier = runner(write_classifier(tmp_path), threads=2)
     images = list(np.random.default_rng(2).standard_normal((3, 3, SIZE, SIZE), np.float32))

@@ -177,25 +177,6 @@ def test_pixels_are_normalised_in_float32() -> None:
     assert np.array_equal(pixels[:, 0, 0], expected)
 
 
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"normalize": False}, np.float32([1.0, 0.0, 128 / 255])),
-        ({"rescale": False, "normalize": False}, np.float32([255, 0, 128])),
-        (
-            {"rescale": False, "mean": (100.0,) * 3, "std": (2.0,) * 3},
-            np.float32([77.5, -50.0, 14.0]),
-        ),
-    ],
-)
-def test_steps_that_the_card_leaves_out_are_left_out(
-    fields: dict[str, Any], expected: np.ndarray
-) -> None:
-    pixels = Preprocessor(card(**fields), max_pixels=LIMIT)(image_file((255, 0, 128)))
-    assert pixels.dtype == np.float32
-    assert np.array_equal(pixels[:, 0, 0], expected)
-
-
 def test_what_is_too_small_for_a_crop_gets_a_black_border() -> None:
     options = card(size=4, shortest_edge=True, center_crop=7)
     pixels = Preprocessor(options, max_pixels=LIMIT)(image_file((255, 255, 255), size=5))

@@ -117,8 +117,7 @@ def test_token_ids_equal_those_of_generate(
     found = decode_in_flight(bundle, [(source, options) for source in sources], max_rows=16)
     expected = theirs(saved, sources, num_beams=beam_size, **told.generate)
     assert [best[0].token_ids for best in found] == expected
-    # They stop at different lengths; at how many is the luck of tokenizers trained anew each time.
-    assert len({len(ids) for ids in expected}) >= 2
+    assert len({len(ids) for ids in expected}) >= 4  # they stop at different lengths
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -18,7 +18,7 @@ from export.huggingface.importing import ImportOptions, import_checkpoint
 from export.huggingface.report import Report
 from export.verify import verify_bundle
 from export.verify.report import Bounds
-from service.bundle import Bundle, ImagePreprocessing
+from service.bundle import Bundle, ClassificationCard, ImagePreprocessing, VisionArchitecture
 from service.classification.engine import ClassificationEngine, LabelScore
 from service.classification.image import Preprocessor
 from service.metrics import Metrics
@@ -217,13 +217,13 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "no rescaling": (
         "vit",
         {"do_rescale": False, "image_mean": 100.0, "image_std": [50.0, 60.0, 70.0]},
-        {"rescale": False, "mean": (100.0, 100.0, 100.0)},
+        {"rescale_factor": 1.0, "mean": (100.0, 100.0, 100.0)},
     ),
-    "no normalising": ("deit", {"do_normalize": False}, {"normalize": False}),
+    "no normalising": ("deit", {"do_normalize": False}, {"mean": (0.0,) * 3, "std": (1.0,) * 3}),
     "neither": (
         "vit",
         {"do_normalize": False, "do_rescale": False, "image_mean": None},
-        {"normalize": False, "rescale": False},
+        {"mean": (0.0,) * 3, "rescale_factor": 1.0},
     ),
     "a factor": ("vit", {"rescale_factor": 1 / 127.5}, {"rescale_factor": 1 / 127.5}),
     "a filter": ("vit", {"resample": 1}, {"resample": "lanczos"}),
@@ -297,6 +297,35 @@ def test_calibration_with_pictures_gives_constant_scales(tmp_path: Path, output:
     assert "ReduceMax" not in {node.op_type for node in graph.node}  # no scale for each row
     error, largest = report.parity["int8"].logits_error, report.parity["int8"].largest_logit
     assert error < 0.3 * largest
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("image", {"size": 40}, "expected pictures of image_size 32, found 40"),
+        ("architecture", {"image_size": 64}, "expected pictures of image_size 64, found 32"),
+        (
+            "architecture",
+            {"head": "class_and_distillation_tokens"},
+            "expected a distillation_token",
+        ),
+        ("architecture", {"head": "patch_mean"}, "Input should be 'class_token'"),
+    ],
+)
+def test_a_card_whose_parts_disagree_is_refused(
+    part: str, changes: dict[str, Any], message: str, reports: Callable[[str], Report]
+) -> None:
+    card = json.loads((reports("vit").bundle.folder / "bundle.json").read_text())
+    card[part].update(changes)
+    with pytest.raises(ValueError, match=message):
+        ClassificationCard.model_validate_json(json.dumps(card))
+
+
+def test_a_card_from_before_there_were_families_means_what_it_meant() -> None:
+    old = {"layers": 1, "d_model": 8, "num_heads": 2, "ffn_size": 8, "image_size": 8}
+    sizes = VisionArchitecture(**old, patch_size=4, stem="patches")
+    assert (sizes.activation, sizes.norm_epsilon, sizes.head) == ("gelu", 1e-5, "class_token")
+    assert not sizes.distillation_token
 
 
 def test_the_command_makes_a_bundle_of_a_classifier(
