@@ -11,6 +11,11 @@ from typing import Protocol
 
 from service.translation.sequence import Sequence
 
+# Where not all that wait fit, so many rows beside the running ones join at once, or so many
+# sequences. Measured, default bundle: encoded alone a sentence takes 196 us, among eight 124.
+JOINING_SHARE = 1 / 8
+JOINING_SEQUENCES = 8
+
 
 class Room(Protocol):
     """What a worker still has room for."""
@@ -24,7 +29,8 @@ class Scheduler:
 
     A worker takes at most `encode_tokens_per_step` source tokens between two steps, so that a
     burst of long texts does not stall those who run, and at most its share of those who wait, so
-    that the other workers have work too.
+    that the other workers have work too. Where there is no room for all who wait, they join some at
+    a time, for the encoder takes less for several than for each.
     """
 
     def __init__(self, *, num_workers: int, encode_tokens_per_step: int) -> None:
@@ -78,19 +84,20 @@ class Scheduler:
             self._waiting.extendleft(reversed(sequences))
             self._changed.notify_all()
 
-    def take(self, room: Room, *, block: bool) -> list[Sequence]:
+    def take(self, room: Room, *, num_running: int = 0, block: bool = False) -> list[Sequence]:
         """The next sequences for a worker with this room, cancelled ones among them.
 
-        With `block` it waits until there is one; an empty answer then means that it is closed.
+        `num_running` is how many rows it runs. With `block` it waits until there is one; an empty
+        answer then means that it is closed.
         """
         with self._changed:
             self._num_idle += 1
             while block and not self._waiting and not self._is_closed:
                 self._changed.wait()
             self._num_idle -= 1
-            return self._next(room)
+            return self._next(room, num_running)
 
-    def _next(self, room: Room) -> list[Sequence]:
+    def _next(self, room: Room, num_running: int) -> list[Sequence]:
         share = -(-len(self._waiting) // self._num_workers)
         taken: list[Sequence] = []
         tokens = 0
@@ -101,6 +108,15 @@ class Scheduler:
                 if taken and tokens > self._encode_tokens_per_step:
                     break
                 if not room.admits(sequence):
+                    if _too_few(taken, num_running):
+                        self._waiting.extendleft(reversed(taken))
+                        return []
                     break
             taken.append(self._waiting.popleft())
         return taken
+
+
+def _too_few(joining: SequenceOf[Sequence], num_running: int) -> bool:
+    """Whether these should rather wait for more of the running rows to end."""
+    num_rows = sum(sequence.beam_size for sequence in joining)
+    return num_rows < JOINING_SHARE * num_running and len(joining) < JOINING_SEQUENCES

@@ -132,7 +132,7 @@ class DecodeWorker:
         self._runner.alone = self._scheduler.others_idle
         if not block and not self._scheduler.num_waiting:
             return
-        taken = self._scheduler.take(self._runner.room(), block=block)
+        taken = self._scheduler.take(self._runner.room(), num_running=self._num_rows, block=block)
         self._runner.alone = self._scheduler.others_idle
         self._measures.queued(-len(taken))
         now = time.monotonic()

@@ -49,6 +49,22 @@ def test_a_small_sequence_does_not_overtake_a_large_one() -> None:
     assert queue.take(FreeRows(5), block=False) == [large, small]
 
 
+def test_where_not_all_fit_a_few_wait_until_more_rows_are_free() -> None:
+    queue, sequences = scheduler(), waiting(20, beam_size=4)
+    queue.add(sequences)
+    assert queue.take(FreeRows(8), num_running=96) == []
+    assert queue.take(FreeRows(8), num_running=0) == sequences[:2]
+    assert queue.take(FreeRows(12), num_running=96) == sequences[2:5]
+    assert queue.take(FreeRows(32), num_running=1000) == sequences[5:13]
+    assert queue.num_waiting == 7
+
+
+def test_where_all_fit_even_one_joins_at_once() -> None:
+    queue, sequences = scheduler(), waiting(1)
+    queue.add(sequences)
+    assert queue.take(FreeRows(1), num_running=127) == sequences
+
+
 def test_at_most_so_many_tokens_join_between_two_steps() -> None:
     queue, sequences = scheduler(encode_tokens_per_step=10), waiting(5, num_tokens=4)
     queue.add(sequences)
