@@ -77,6 +77,7 @@ def import_translation(
 
     def check(bundle: Bundle) -> dict[str, str]:
         with progress.step("asking transformers"):
+            checkpoint.tensors.release()  # it reads the files itself
             reference = ask_transformers(checkpoint, plan.family.ARCHITECTURES[0], bundle)
         for precision in options.precisions:
             with progress.step(f"comparing {precision}"):
