@@ -1,7 +1,7 @@
 # make serve    install what serving needs into .venv and start the server on the default models
 # make test     install what tests need and run all tests that need nothing but packages
 # make install-export  install what training and exporting need into .venv; serving goes on from it
-# make families export checkpoints of others at their true sizes, and say what that takes (10 minutes)
+# make families export checkpoints of others at their true sizes, and say what that takes (3 minutes)
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu

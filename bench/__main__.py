@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.comparison import Comparison, comparison_table
 from bench.models import ALL_MODELS, MODELS
-from bench.record import keep, section_text
+from bench.record import keep, section_name, section_text
 from bench.sections.plan import Plan
 from bench.sections.table import SECTIONS, split_by_peers
 from bench.sentences import Sentences
@@ -44,7 +44,7 @@ def main() -> None:
         print(f"\n## {section.name}\n\n{text}", flush=True)
         comparisons += findings.comparisons
         if options.record:
-            keep(section.name, findings, text)
+            keep(section_name(section.name, plan.models), findings, text)
     if comparisons:
         print(f"\n## All\n\n{comparison_table(comparisons)}")
     print("\n".join(lacking))

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.contender import OURS, ROOT
-from bench.peers.environments import is_installed, python_of
+from bench.peers.environments import is_installed, packages_of, python_of
 
 BUILD = ROOT / ".build" / "bench"
 SENTENCES = ROOT / "bench" / "sentences.txt"
@@ -22,13 +22,14 @@ SENTENCES = ROOT / "bench" / "sentences.txt"
 
 @dataclass(frozen=True, slots=True)
 class BenchModel:
-    """A bundle, and how much of a target it is asked for."""
+    """A bundle, how much of a target it is asked for, and the checkpoint that it was made of."""
 
     name: str
     title: str
     bundle: Path
     min_tokens: int
     max_tokens: int
+    checkpoint: Path | None = None
 
     @property
     def weights(self) -> Path:
@@ -57,7 +58,14 @@ DEFAULT = BenchModel(
 BASE = BenchModel("base", "base size", BUILD / "translation" / "base" / "1", 24, 24)
 MODELS = (DEFAULT, BASE)
 # As `attendant-export huggingface` makes it of a checkpoint, with int8 as calibrated.
-OPUS = BenchModel("opus-mt", "OPUS-MT size", BUILD / "translation" / "opus-mt" / "1", 24, 24)
+OPUS = BenchModel(
+    "opus-mt",
+    "OPUS-MT size",
+    BUILD / "translation" / "opus-mt" / "1",
+    min_tokens=24,
+    max_tokens=24,
+    checkpoint=BUILD / "checkpoints" / "opus-mt",
+)
 ALL_MODELS = (*MODELS, OPUS)
 
 VISION_BUNDLE = BUILD / "vision" / "vit-b16" / "1"
@@ -67,7 +75,11 @@ EXPORT_SOURCES = tuple(
     sorted([*(ROOT / "export").rglob("*.py"), *(ROOT / "service" / "bundle").rglob("*.py")])
 )
 FAMILIES_SOURCES = sorted((ROOT / "bench" / "families").glob("*.py"))
-CTRANSLATE2_SOURCES = (ROOT / "bench" / "weights.py", ROOT / "bench" / "peers" / "ct2_model.py")
+CTRANSLATE2_SOURCES = (
+    ROOT / "bench" / "weights.py",
+    ROOT / "bench" / "peers" / "ct2_model.py",
+    ROOT / "bench" / "peers" / "ct2_checkpoint.py",
+)
 
 
 def prepare(model: BenchModel) -> None:
@@ -78,7 +90,7 @@ def prepare(model: BenchModel) -> None:
         _build(model.bundle.parent, sources, make)
     elif model is OPUS:
         sources = [*EXPORT_SOURCES, *FAMILIES_SOURCES]
-        make = partial(_run, OURS, "families.opus_model", model.bundle, SENTENCES)
+        make = partial(_run, OURS, "families.opus_model", model.checkpoint, model.bundle, SENTENCES)
         _build(model.bundle.parent, sources, make)
     if is_installed("ctranslate2"):
         sources = [model.bundle / "bundle.json", *CTRANSLATE2_SOURCES]
@@ -94,6 +106,10 @@ def prepare_vision() -> None:
 
 
 def _convert(model: BenchModel) -> None:
+    if model.checkpoint is not None:
+        packages = packages_of("ctranslate2")
+        _run(OURS, "peers.ct2_checkpoint", model.checkpoint, model.ctranslate2, packages)
+        return
     _run(OURS, "weights", model.bundle, model.weights)
     _run(python_of("ctranslate2"), "peers.ct2_model", model.weights, model.ctranslate2)
 

@@ -2,15 +2,24 @@
 
 import datetime
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.comparison import Findings
 from bench.contender import ROOT
 from bench.machine import machine
+from bench.models import MODELS, BenchModel
 from bench.plots import draw_comparisons, draw_floor, draw_service
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
 RECORDS = ROOT / "bench" / "results"
+
+
+def section_name(section: str, models: Sequence[BenchModel]) -> str:
+    """Under what it is kept: other models than the usual ones do not take their figures' place."""
+    if tuple(models) == MODELS:
+        return section
+    return "-".join([section, *(model.name for model in models)])
 
 
 def section_text(findings: Findings, command: str) -> str:

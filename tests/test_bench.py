@@ -1,6 +1,7 @@
 """The benchmark runs, compares like with like, and its figures are those of what was run."""
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from bench.comparison import Comparison, Figure, Target, comparison_table
 from bench.contender import OURS, Contender, ContenderError, Stage, stage
 from bench.grid import Batch, Threads, Trial, best_of, grid_table, thread_settings, worth_trying
 from bench.load import Run, median_run, poisson_arrivals, run_callers, run_open_loop
-from bench.models import DEFAULT, prepare
+from bench.models import DEFAULT, MODELS, OPUS, prepare
 from bench.peers.batcher import Batcher
+from bench.peers.ct2_checkpoint import number_tokens
 from bench.peers.environments import how_to_install, is_installed, names
-from bench.record import put_between_marks
+from bench.record import put_between_marks, section_name
 from bench.sections.floor import floor_seconds
 from bench.sections.table import SECTIONS, split_by_peers
 from bench.sentences import Sentences, encode, repeat, token_counter
@@ -375,6 +377,21 @@ def test_a_block_is_replaced_between_its_marks_and_added_where_there_is_none() -
     page = put_between_marks(page, "two", "more\n")
     assert page.startswith("before\n<!-- one: begin -->\n\nnew\n")
     assert page.endswith("## two\n\n<!-- two: begin -->\n\nmore\n\n<!-- two: end -->\n")
+
+
+def test_figures_of_other_models_are_kept_beside_those_of_the_usual_ones() -> None:
+    assert section_name("offline", MODELS) == "offline"
+    assert section_name("offline", [OPUS]) == "offline-opus-mt"
+
+
+def test_a_converted_model_has_ids_for_words(tmp_path: Path) -> None:
+    (tmp_path / "shared_vocabulary.json").write_text(json.dumps(["</s>", "<unk>", "▁a"]))
+    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "epsilon": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    number_tokens(tmp_path)
+    assert json.loads((tmp_path / "shared_vocabulary.json").read_text()) == ["0", "1", "2"]
+    numbered = {"bos_token": "<s>", "eos_token": "0", "unk_token": "1", "epsilon": None}
+    assert json.loads((tmp_path / "config.json").read_text()) == numbered
 
 
 def test_a_section_whose_peer_is_missing_is_one_sentence() -> None:

@@ -48,7 +48,7 @@ def opus_mt(folder: Path) -> None:
         "renormalize_logits": True,
         "forced_eos_token_id": 0,
     }
-    _save(transformers.MarianMTModel, config, defaults, folder)
+    _save(transformers.MarianMTModel, config, defaults, folder, zero_row=pad)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     for name in ("source.spm", "target.spm"):
         shutil.copyfile(TOKENIZER, folder / name)
@@ -131,10 +131,15 @@ def _pieces() -> list[str]:
     ]
 
 
-def _save(kind: Any, config: Any, defaults: dict[str, Any], folder: Path) -> None:
+def _save(
+    kind: Any, config: Any, defaults: dict[str, Any], folder: Path, *, zero_row: int | None = None
+) -> None:
     torch.manual_seed(SEED)
     model = kind(config).eval()
     _enliven(model)
+    if zero_row is not None:  # converted from Marian, which begins with nothing
+        with torch.no_grad():
+            model.get_input_embeddings().weight[zero_row] = 0
     model.generation_config = transformers.GenerationConfig(
         pad_token_id=config.pad_token_id,
         eos_token_id=config.eos_token_id,

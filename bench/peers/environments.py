@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -17,6 +18,12 @@ def names() -> list[str]:
 def python_of(name: str) -> Path:
     """The peer's Python, whether it is installed or not."""
     return FOLDER / name / "bin" / "python"
+
+
+def packages_of(name: str) -> Path:
+    """Where the peer's Python, of the same version as ours, has its packages."""
+    scheme = {"base": str(FOLDER / name), "platbase": str(FOLDER / name)}
+    return Path(sysconfig.get_path("platlib", scheme="venv", vars=scheme))
 
 
 def is_installed(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bench.answers import SAME_IN_FP32
 from bench.comparison import Comparison, Findings, Target
 from bench.contender import OURS, Contender, Stage, stage
-from bench.models import BenchModel, prepare
+from bench.models import MODELS, BenchModel, prepare
 from bench.sections.offline import translate_rate
 from bench.sections.pairs import BEAM_SIZES, Options, compare_answers
 from bench.sections.plan import Plan
@@ -68,7 +68,7 @@ async def _measure_model(on: Stage, model: BenchModel, plan: Plan, findings: Fin
                 ours=figures[ours.name],
                 peer=PEER,
                 theirs=figures[theirs.name],
-                target=TARGET,
+                target=TARGET if model in MODELS else None,
             )
         )
         tried = ", ".join(f"{setting}: {rate:.1f}" for setting, rate in rates.items())

@@ -46,6 +46,11 @@ class Tensors(Mapping[str, Tensor]):
         found = {place.dtype for place in self._places.values()}
         return {dtype for dtype in found if dtype.is_floating_point}
 
+    def release(self) -> None:
+        """Let go of what files keep in memory or mapped, until they are asked again."""
+        for place in self._places.values():
+            place.file.release()
+
     def __getitem__(self, name: str) -> Tensor:
         place = self._places[name]
         return place.file.read(name)
@@ -59,6 +64,8 @@ class Tensors(Mapping[str, Tensor]):
 
 class _File(Protocol):
     def read(self, name: str) -> Tensor: ...
+
+    def release(self) -> None: ...
 
     def places(self) -> dict[str, "_Place"]: ...
 
@@ -83,6 +90,9 @@ class _Safetensors:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
+    def release(self) -> None:
+        pass
+
     def places(self) -> dict[str, _Place]:
         try:
             with safe_open(self._path, "pt") as file:
@@ -101,32 +111,44 @@ class _Pickle:
     """A state dict of torch.save; a file of the format before PyTorch 1.6 cannot be mapped."""
 
     def __init__(self, path: Path) -> None:
-        self._tensors: dict[str, Tensor] = {}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of protocols: what it cannot read, it refuses
-                loaded: Any = torch.load(
-                    path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-                )
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(f"expected tensors alone in {path}, found: {reason}") from error
-        if not isinstance(loaded, dict):
-            raise CheckpointError(f"expected a state dict in {path}, found {type(loaded).__name__}")
-        for name, value in loaded.items():
-            if not isinstance(name, str) or not isinstance(value, Tensor):
-                found = type(value).__name__
-                raise CheckpointError(f"expected a tensor for {name} in {path}, found {found}")
-            self._tensors[name] = value.detach()
+        self._path = path
+        self._tensors: dict[str, Tensor] | None = None
 
     def read(self, name: str) -> Tensor:
-        return self._tensors[name]
+        return self._loaded()[name]
+
+    def release(self) -> None:
+        self._tensors = None
 
     def places(self) -> dict[str, _Place]:
         return {
             name: _Place(self, tuple(tensor.shape), tensor.dtype)
-            for name, tensor in self._tensors.items()
+            for name, tensor in self._loaded().items()
         }
+
+    def _loaded(self) -> dict[str, Tensor]:
+        if self._tensors is None:
+            self._tensors = _load_pickle(self._path)
+        return self._tensors
+
+
+def _load_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols: what it cannot read, it refuses
+            loaded: Any = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"expected tensors alone in {path}, found: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"expected a state dict in {path}, found {type(loaded).__name__}")
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            found = type(value).__name__
+            raise CheckpointError(f"expected a tensor for {name} in {path}, found {found}")
+    return {name: tensor.detach() for name, tensor in loaded.items()}
 
 
 def _find(folder: Path) -> dict[str, _Place]:

@@ -56,6 +56,9 @@ def slow_tokenizer(checkpoint: Checkpoint, name: str) -> Any:
     """transformers' tokenizer of a family that has no tokenizer.json. Raises CheckpointError."""
     import transformers
 
+    found = checkpoint.tokenizer_fields.get("tokenizer_class") or name
+    if found != name:  # some models have another family's weights and tell languages elsewhere
+        raise CheckpointError(f"expected a tokenizer_class of {name}, found {found}")
     return _read(getattr(transformers, name), checkpoint)
 
 
@@ -109,11 +112,15 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 def pair_of(languages: Pair) -> LanguagePair:
     """--languages in BCP 47. Raises CheckpointError for what is no language."""
+    return LanguagePair(source=asked_code(languages.source), target=asked_code(languages.target))
+
+
+def asked_code(code: str) -> str:
+    """BCP 47 of a code of --languages. Raises CheckpointError for what is no language."""
     try:
-        codes = [standard_code(code) for code in (languages.source, languages.target)]
+        return standard_code(code)
     except ValueError as error:
-        raise CheckpointError(f"--languages: {error}") from error
-    return LanguagePair(source=codes[0], target=codes[1])
+        raise CheckpointError(f"--languages {code}: {error}") from error
 
 
 def chosen(languages: Sequence[Language], code: str) -> Language:

@@ -77,6 +77,7 @@ def import_translation(
 
     def check(bundle: Bundle) -> dict[str, str]:
         with progress.step("asking transformers"):
+            checkpoint.tensors.release()  # it reads the files itself
             reference = ask_transformers(checkpoint, plan.family.ARCHITECTURES[0], bundle)
         for precision in options.precisions:
             with progress.step(f"comparing {precision}"):
@@ -151,7 +152,10 @@ def _card(  # each is a part of it
 def _lines(path: Path | None) -> list[str]:
     if path is None:
         return []
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"expected lines of text in {path}, found: {error}") from error
     if not any(lines):
         raise CheckpointError(f"expected lines of text in {path}, found none")
     return [line for line in lines if line]

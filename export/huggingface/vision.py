@@ -80,6 +80,7 @@ def import_vision(
 
     def check(bundle: Bundle) -> dict[str, str]:
         with progress.step("asking transformers"):
+            checkpoint.tensors.release()  # it reads the files itself
             reference = ask_classifier(checkpoint, plan.class_name, plan.processor, plan.card.image)
         for precision in options.precisions:
             with progress.step(f"comparing {precision}"):

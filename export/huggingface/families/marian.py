@@ -15,6 +15,7 @@ from export.huggingface.languages import languages_of, standard_code
 from export.huggingface.texts import (
     Texts,
     Told,
+    asked_code,
     decoder_start,
     multilingual,
     pair_of,
@@ -23,7 +24,7 @@ from export.huggingface.texts import (
     vocabulary_tokenizer,
 )
 from export.seq2seq import Seq2SeqConfig
-from service.bundle import Language, Tokens
+from service.bundle import Language, LanguagePair, Tokens
 
 ARCHITECTURES = ("MarianMTModel",)
 SOURCE, TARGET, VOCABULARY, TARGET_VOCABULARY = (
@@ -32,6 +33,7 @@ SOURCE, TARGET, VOCABULARY, TARGET_VOCABULARY = (
     "vocab.json",
     "target_vocab.json",
 )
+GROUP = "mul"  # BCP 47's code of several languages; Marian calls such groups ROMANCE, or fi_nb_sv
 LANGUAGE_TOKEN = re.compile(r">>(.+)<<")
 
 
@@ -75,7 +77,8 @@ def texts(checkpoint: Checkpoint, generation: Generation, languages: Pair | None
         sources = [Language(code=_source_code(checkpoint, languages))]
         told, pairs, known = multilingual(told, sources, targets, languages)
     else:
-        pairs, known = (pair_of(languages or _own_pair(checkpoint)),), None
+        pair = pair_of(languages) if languages else _own_pair(checkpoint)
+        pairs, known = (pair,), None
     tokens = Tokens(
         pad=generation.pad,
         eos=generation.eos,
@@ -87,20 +90,29 @@ def texts(checkpoint: Checkpoint, generation: Generation, languages: Pair | None
     return Texts(card, files, tokens, language_pairs=pairs, languages=known)
 
 
-def _own_pair(checkpoint: Checkpoint) -> Pair:
+def _own_pair(checkpoint: Checkpoint) -> LanguagePair:
     fields = checkpoint.tokenizer_fields
     source, target = fields.get("source_lang"), fields.get("target_lang")
     if not source or not target:
         raise CheckpointError(
             "expected source_lang and target_lang in tokenizer_config.json, or --languages SRC TGT"
         )
-    return Pair(source, target)
+    return LanguagePair(source=_own_code(source), target=_own_code(target))
 
 
 def _source_code(checkpoint: Checkpoint, languages: Pair | None) -> str:
-    source = languages.source if languages else checkpoint.tokenizer_fields.get("source_lang")
+    if languages is not None:
+        return asked_code(languages.source)
+    source = checkpoint.tokenizer_fields.get("source_lang")
     if not source:
         raise CheckpointError(
             "expected a source_lang in tokenizer_config.json, or --languages SRC TGT"
         )
-    return standard_code(source)
+    return _own_code(source)
+
+
+def _own_code(name: str) -> str:
+    try:
+        return standard_code(name)
+    except ValueError:
+        return GROUP

@@ -1,11 +1,12 @@
 """The forms that a checkpoint comes in: files, types, older places, older names."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,13 +14,17 @@ from safetensors.torch import load_file, save_file
 
 from export.huggingface.checkpoint import Checkpoint
 from export.huggingface.errors import CheckpointError
+from export.huggingface.families import marian
 from export.huggingface.generation import read_generation
 from export.huggingface.importing import ImportOptions, import_checkpoint
 from export.huggingface.languages import languages_of
 from export.huggingface.tensors import Tensors
+from export.huggingface.texts import Texts
 from export.weights import read_bundle_weights
-from service.bundle import Decoding
+from service.bundle import Decoding, LanguagePair
+from service.bundle.translation import tokenizer_files
 from tests.export.huggingface.checkpoints import copied, edit_config
+from tests.export.huggingface.checkpoints import marian as save_marian
 from tests.export.huggingface.conftest import Checkpoints, Imports
 
 WEIGHTS, PICKLE, GENERATION = "model.safetensors", "pytorch_model.bin", "generation_config.json"
@@ -159,9 +164,7 @@ def test_an_output_table_of_its_own_is_kept(
 
 
 def test_sides_of_different_sizes_keep_them(tmp_path: Path, output: Path) -> None:
-    from tests.export.huggingface.checkpoints import marian
-
-    saved = marian(
+    saved = save_marian(
         tmp_path / "checkpoint", encoder_layers=1, decoder_layers=3, encoder_attention_heads=2,
         encoder_ffn_dim=24, activation_function="relu", scale_embedding=False,
     )  # fmt: skip
@@ -211,6 +214,45 @@ def test_one_pair_of_a_multilingual_model(checkpoints: Checkpoints, output: Path
         )
 
 
+@pytest.mark.parametrize(("own", "code"), [("ROMANCE", "mul"), ("fi_nb_sv", "mul"), ("deu", "de")])
+def test_a_marian_group_of_languages_is_bcp_47s_several(
+    own: str, code: str, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    folder = copied(checkpoints("marian"), tmp_path / "checkpoint")
+    edit_config(folder, "tokenizer_config.json", source_lang=own)
+    found = marian_texts(folder)
+    assert found.languages is not None
+    assert [language.code for language in found.languages.sources] == [code]
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    single = {piece.replace(">>", ">"): token for piece, token in vocabulary.items()}
+    (folder / "vocab.json").write_text(json.dumps(single))
+    edit_config(folder, "tokenizer_config.json", target_lang="en")
+    assert marian_texts(folder).language_pairs == (LanguagePair(source=code, target="en"),)
+
+
+def marian_texts(folder: Path) -> Texts:
+    checkpoint = Checkpoint(folder)
+    return marian.texts(checkpoint, read_generation(checkpoint, max_positions=64), None)
+
+
+@pytest.mark.parametrize("name", ["marian", "m2m100", "nllb"])
+def test_paths_in_a_tokenizer_config_lead_nowhere(
+    name: str, checkpoints: Checkpoints, imports: Imports, tmp_path: Path, output: Path
+) -> None:
+    """Saved on somebody's machine, they name files of it; a hostile one could name any."""
+    folder = copied(checkpoints(name), tmp_path / "checkpoint")
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"</s>": 0, "<unk>": 1, "<pad>": 2}))
+    kinds = ("vocab_file", "target_vocab_file", "tokenizer_file", "merges_file", "vocab",
+             "spm_file", "special_tokens_map_file", "added_tokens_file")  # fmt: skip
+    edit_config(folder, "tokenizer_config.json", **dict.fromkeys(kinds, str(other)))
+    found = import_checkpoint(folder, output, EXACT).bundle
+    expected = imports(name).bundle
+    assert found.translation.tokenizer == expected.translation.tokenizer
+    for file in tokenizer_files(expected.translation.tokenizer):
+        assert (found.folder / file).read_bytes() == (expected.folder / file).read_bytes()
+
+
 def test_codes_of_languages_become_bcp_47() -> None:
     names = ["deu_Latn", "arb_Arab", "zho_Hans", "zho_Hant", "srp_Cyrl", "kor_Hang", "lvs_Latn",
              "aka_Latn", "twi_Latn", "ace_Arab", "ace_Latn"]  # fmt: skip
@@ -234,17 +276,6 @@ def test_calibration_gives_constant_scales_and_int8_caches(
     assert "ReduceMax" not in {node.op_type for node in graph.node}  # no scale for each row
 
 
-def test_the_graphs_stay_small_whatever_the_weights(imports: Imports) -> None:
-    """protobuf holds 2 GB: every tensor of more than a kilobyte is in weights.bin, where offsets
-    have 64 bits. So nothing in an .onnx grows with the model but the number of its layers."""
-    bundle = imports("marian").bundle
-    for name in ("encoder", "decoder"):
-        graph = onnx.load(bundle.path("fp32", name), load_external_data=False).graph
-        for tensor in graph.initializer:
-            if tensor.data_location != onnx.TensorProto.EXTERNAL:
-                assert np.prod(tensor.dims, dtype=int) * 8 <= 1024, tensor.name
-
-
 MEMORY = """
 import resource, sys
 from pathlib import Path
@@ -265,21 +296,30 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
-def test_memory_stays_under_two_and_a_half_checkpoints(tmp_path: Path, output: Path) -> None:
-    from tests.export.huggingface.checkpoints import marian
-
-    saved = marian(
-        tmp_path / "checkpoint", d_model=512, encoder_layers=4, decoder_layers=4,
-        encoder_ffn_dim=2048, decoder_ffn_dim=2048, encoder_attention_heads=8,
-        decoder_attention_heads=8,
-    )  # fmt: skip
-    size = (saved.folder / WEIGHTS).stat().st_size
-    assert size > 100e6
+@pytest.mark.parametrize("form", ["safetensors", "old bin"])
+def test_memory_stays_under_two_and_a_half_checkpoints(
+    form: str, large: Path, tmp_path: Path, output: Path
+) -> None:
+    folder, size = large, (large / WEIGHTS).stat().st_size
+    if form == "old bin":  # which cannot be mapped
+        ignored = shutil.ignore_patterns(WEIGHTS)
+        folder = shutil.copytree(large, tmp_path / "checkpoint", ignore=ignored)
+        state = load_file(large / WEIGHTS)
+        torch.save(state, folder / PICKLE, _use_new_zipfile_serialization=False)
+    assert size > 75e6
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(saved.folder), str(output)],
+        [sys.executable, "-c", MEMORY, str(folder), str(output)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     used = int(done.stdout)
     print(f"{used / size:.2f} times the checkpoint of {size / 1e6:.0f} MB")
     assert used < 2.5 * size
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So large that what is needed whatever the size does not count."""
+    sizes = {"d_model": 640, "encoder_ffn_dim": 2560, "decoder_ffn_dim": 2560}
+    heads = {"encoder_attention_heads": 8, "decoder_attention_heads": 8}
+    return save_marian(tmp_path_factory.mktemp("large") / "checkpoint", **sizes, **heads).folder

@@ -26,6 +26,7 @@ from service.translation.options import Segmentation, default_options, merge_opt
 from service.translation.tokenizer import Tokenizer
 from tests.export.huggingface.checkpoints import FAMILIES, Saved
 from tests.export.huggingface.conftest import Checkpoints, Imports
+from tests.tokenizers.lines import strange_lines
 
 NUM_TEXTS = 24
 WORDS = ("the", "a", "dog", "train", "runs", "on", "snow", "park", "Bahnhof", "été", "7:45")
@@ -118,6 +119,20 @@ def test_token_ids_equal_those_of_generate(
     expected = theirs(saved, sources, num_beams=beam_size, **told.generate)
     assert [best[0].token_ids for best in found] == expected
     assert len({len(ids) for ids in expected}) >= 4  # they stop at different lengths
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_bundle_reads_and_writes_strange_lines_as_its_checkpoint(
+    name: str, checkpoints: Checkpoints, imports: Imports
+) -> None:
+    """The card that was made of the files; tests/tokenizers has thousands more of such lines."""
+    saved, card = checkpoints(name), imports(name).bundle.translation
+    ours, lines = Tokenizer.from_bundle(imports(name).bundle), strange_lines(300, seed=7)
+    told = told_of(name, card.first_direction)
+    assert ours.encode(lines, card.first_direction) == encode(saved, told, lines)
+    for line in lines:
+        ids = saved.tokenizer.theirs(text_target=line).input_ids
+        assert ours.decode(ids) == saved.tokenizer.theirs.decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

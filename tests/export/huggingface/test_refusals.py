@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from export.commands import main
 from export.huggingface.errors import CheckpointError
+from export.huggingface.families import Pair
 from export.huggingface.importing import ImportOptions, import_checkpoint
 from tests.export.huggingface.checkpoints import copied, edit_config
 from tests.export.huggingface.conftest import Checkpoints, languages
@@ -112,6 +113,18 @@ REFUSALS: dict[str, tuple[str, Damage, str]] = {
         lambda folder: (folder / WEIGHTS).unlink(),
         "expected weights in .*: model.safetensors or .*pytorch_model.bin.*; found none",
     ),
+    "another tokenizer": (
+        "m2m100",
+        lambda folder: edit_config(
+            folder, "tokenizer_config.json", tokenizer_class="SMALL100Tokenizer"
+        ),
+        "expected a tokenizer_class of M2M100Tokenizer, found SMALL100Tokenizer",
+    ),
+    "no language": (
+        "marian",
+        lambda folder: edit_config(folder, "tokenizer_config.json", source_lang=None),
+        "expected a source_lang in tokenizer_config.json, or --languages SRC TGT",
+    ),
     "no tokenizer": (
         "marian",
         lambda folder: (folder / "source.spm").unlink(),
@@ -135,6 +148,34 @@ def test_a_checkpoint_is_refused_by_name(
 def test_bart_has_to_be_told_its_languages(checkpoints: Checkpoints, output: Path) -> None:
     with pytest.raises(CheckpointError, match="expected --languages SRC TGT: a BART checkpoint"):
         import_checkpoint(checkpoints("bart").folder, output)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("ROMANCE", "fr", "--languages ROMANCE: Expected a language code"),
+        ("en", "tlh", "--languages tlh: the model has"),
+    ],
+)
+def test_languages_that_are_none_are_refused(
+    source: str, target: str, message: str, checkpoints: Checkpoints, output: Path
+) -> None:
+    options = ImportOptions(languages=Pair(source, target))
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(checkpoints("marian").folder, output, options)
+    assert not output.parent.parent.exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b" \n", None], ids=["bytes", "empty", "none"])
+def test_calibration_that_is_no_text_is_refused(
+    content: bytes | None, checkpoints: Checkpoints, tmp_path: Path, output: Path
+) -> None:
+    lines = tmp_path / "lines.txt"
+    if content is not None:
+        lines.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"expected lines of text in .*lines\.txt, found"):
+        import_checkpoint(checkpoints("marian").folder, output, ImportOptions(calibration=lines))
+    assert not output.parent.parent.exists()
 
 
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", 7])
