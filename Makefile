@@ -56,6 +56,7 @@ families: $(TEST_STAMP)
 # The generated stubs are committed; tests/test_protos.py holds that they are current.
 protos: $(TEST_STAMP)
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/attendant/v1/*.proto
+	bin/generate-open-inference service/rpc/open_inference
 
 # The API as released, against which tests/test_protos.py looks for what would break its callers.
 # A file, because a checkout need not come with a history. Renew it with each release, and before the

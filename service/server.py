@@ -6,9 +6,10 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import grpc.aio
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attendant.v1 import (
     classification_pb2,
@@ -29,6 +30,8 @@ from service.rpc import health
 from service.rpc.classification import ClassificationServicer
 from service.rpc.interceptors import CallInterceptor
 from service.rpc.models import ModelServicer
+from service.rpc.open_inference import grpc_predict_v2_pb2
+from service.rpc.open_inference.servicer import OpenInferenceServicer
 from service.rpc.reflection import add_reflection
 from service.rpc.translation import TranslationServicer
 from service.runtime import choose_device, choose_precision
@@ -43,6 +46,15 @@ CLASSIFICATION_SERVICE = classification_pb2.DESCRIPTOR.services_by_name[
 ].full_name
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 SERVICES = (TRANSLATION_SERVICE, CLASSIFICATION_SERVICE, MODEL_SERVICE)
+
+# What reflection describes.
+_DESCRIBED: tuple[Any, ...] = (
+    translation_pb2.DESCRIPTOR,
+    classification_pb2.DESCRIPTOR,
+    model_pb2.DESCRIPTOR,
+    health_pb2.DESCRIPTOR,
+    grpc_predict_v2_pb2.DESCRIPTOR,
+)
 
 # After the drain: how long gRPC may take to hang up on what did not finish.
 _HANG_UP_SECONDS = 0.5
@@ -215,7 +227,14 @@ class Server:
         models = ModelServicer(self.repository, self.settings)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        add_reflection(server, [*SERVICES, health.SERVICE_NAME])
+        OpenInferenceServicer(
+            self.repository,
+            self._translation,
+            self._classification,
+            is_ready=self.is_ready,
+            lifecycle=self.lifecycle,
+        ).add_to(server)
+        add_reflection(server, _DESCRIBED)
         try:
             address = f"{self.settings.host}:{self.settings.grpc_port}"
             self.grpc_port = server.add_insecure_port(address)

@@ -17,6 +17,7 @@ FOUNDATION = {
     "service.logs",
     "service.lifecycle",
     "service.rate",
+    "service.callers",
 }
 MODELS = FOUNDATION | {"service.bundle", "service.languages", "service.runtime"}
 ENGINES = {"service.translation", "service.classification"}
@@ -32,6 +33,7 @@ ALLOWED = {
     "service.logs": {"service.errors", "service.settings"},
     "service.lifecycle": {"service.errors", "service.metrics", "service.logs"},
     "service.rate": set(),
+    "service.callers": set(),
     "service.bundle": {"service.errors"},
     "service.golden": {"service.errors", "service.bundle"},
     "service.languages": {"service.errors", "service.bundle"},

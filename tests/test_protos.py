@@ -41,6 +41,16 @@ def test_the_generated_stubs_are_current(tmp_path: Path):
     assert made == committed, "run `make protos`"
 
 
+def test_the_generated_messages_of_the_open_inference_protocol_are_current(tmp_path: Path):
+    command = [str(ROOT / "bin" / "generate-open-inference"), str(tmp_path)]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHON": sys.executable})
+
+    folder = ROOT / "service" / "rpc" / "open_inference"
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_text() for path in folder.glob("*_pb2*")}, "make protos"
+    assert "DescriptorPool().AddSerializedFile" in made["grpc_predict_v2_pb2.py"]
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[FileDescriptorProto]:
     path = tmp_path_factory.mktemp("protos") / "descriptors"

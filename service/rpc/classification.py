@@ -5,7 +5,7 @@ from typing import cast
 import grpc.aio
 
 from attendant.v1 import classification_pb2, classification_pb2_grpc
-from service.classification.engine import ClassificationEngine
+from service.classification.engine import Classification, ClassificationEngine
 from service.repository import ModelRepository
 from service.rpc.conversion import (
     MAX_IMAGES,
@@ -38,6 +38,22 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         time_remaining: TimeRemaining = no_deadline,
     ) -> classification_pb2.ClassifyResponse:
         """Classify, for gRPC and HTTP alike; the model may have to be loaded first."""
+        classification, full_name = await self.run(request, time_remaining)
+        name, version = full_name.rsplit("/", 1)
+        return classification_pb2.ClassifyResponse(
+            results=(
+                classification_result_to_proto(index, result)
+                for index, result in enumerate(classification.results)
+            ),
+            model=name,
+            model_version=version,
+            timing=classification_timing_to_proto(classification.timing),
+        )
+
+    async def run(
+        self, request: classification_pb2.ClassifyRequest, time_remaining: TimeRemaining
+    ) -> tuple[Classification, str]:
+        """Classify -> what the engine found, and the model that did, "NAME/VERSION"."""
         check_count(len(request.images), MAX_IMAGES, "images")
         async with self._repository.classification(request.model) as found:
             engine = cast(ClassificationEngine, found)
@@ -46,13 +62,4 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
                 request.top_k if request.HasField("top_k") else None,
                 deadline_seconds=time_remaining(),
             )
-            name, version = engine.model_name.rsplit("/", 1)
-            return classification_pb2.ClassifyResponse(
-                results=(
-                    classification_result_to_proto(index, result)
-                    for index, result in enumerate(classification.results)
-                ),
-                model=name,
-                model_version=version,
-                timing=classification_timing_to_proto(classification.timing),
-            )
+            return classification, engine.model_name

@@ -30,8 +30,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 FoundHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Trailers = tuple[tuple[str, str | bytes], ...]
 
-# Calls of other services (health, reflection) neither delay a drain nor fill the log.
+# All others (health, reflection, whether a model is ready) neither delay a drain, nor are refused
+# by it, nor fill the log.
 _OWN_PACKAGE = "attendant."
+_OWN_METHODS = ("inference.GRPCInferenceService/ModelInfer",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class _Method:
 
     @property
     def is_own(self) -> bool:
-        return self.service.startswith(_OWN_PACKAGE)
+        full_name = f"{self.service}/{self.name}"
+        return self.service.startswith(_OWN_PACKAGE) or full_name in _OWN_METHODS
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):

@@ -110,6 +110,22 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         time_remaining: TimeRemaining = no_deadline,
     ) -> translation_pb2.TranslateResponse:
         """Translate, for gRPC and HTTP alike; the model may have to be loaded first."""
+        translation, full_name = await self.run(request, time_remaining)
+        name, version = full_name.rsplit("/", 1)
+        return translation_pb2.TranslateResponse(
+            results=(
+                translation_result_to_proto(index, result)
+                for index, result in enumerate(translation.results)
+            ),
+            model=name,
+            model_version=version,
+            timing=timing_to_proto(translation.timing),
+        )
+
+    async def run(
+        self, request: translation_pb2.TranslateRequest, time_remaining: TimeRemaining
+    ) -> tuple[Translation, str]:
+        """Translate -> what the engine found, and the model that did, "NAME/VERSION"."""
         async with self._engine(request) as (engine, direction):
             options, segmentation = _how(request, engine)
             translation = await engine.translate(
@@ -119,16 +135,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
                 direction=direction,
                 deadline_seconds=time_remaining(),
             )
-            name, version = engine.model_name.rsplit("/", 1)
-            return translation_pb2.TranslateResponse(
-                results=(
-                    translation_result_to_proto(index, result)
-                    for index, result in enumerate(translation.results)
-                ),
-                model=name,
-                model_version=version,
-                timing=timing_to_proto(translation.timing),
-            )
+            return translation, engine.model_name
 
     @asynccontextmanager
     async def _engine(

@@ -83,10 +83,10 @@ async def test_reflection_lists_the_services_and_describes_them(
     )()
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     listed = (await call.read()).list_services_response.service
-    assert {*SERVICES, "grpc.health.v1.Health", name} <= {service.name for service in listed}
-    await call.write(
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=TRANSLATION_SERVICE)
-    )
-    assert (await call.read()).file_descriptor_response.file_descriptor_proto
+    others = {"grpc.health.v1.Health", "inference.GRPCInferenceService", name}
+    assert {*SERVICES, *others} <= {service.name for service in listed}
+    for symbol in (*SERVICES, *others - {name}, "google.rpc.ErrorInfo"):
+        await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
+        assert (await call.read()).file_descriptor_response.file_descriptor_proto
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
