@@ -24,7 +24,7 @@ from service.errors import BundleError
 from service.runtime import Device, check_tensors
 from service.translation.caches import CAPACITY_STEP, CacheSizes, round_up
 from service.translation.device_logits import DeviceLogits
-from service.translation.device_memory import DeviceBuffer, DeviceGraph, Tensors, View
+from service.translation.device_memory import DeviceBuffer, DeviceError, DeviceGraph, Tensors, View
 from service.translation.rows import RowTable
 from service.translation.selection import Floats, Ints
 from service.translation.sequence import Sequence
@@ -321,14 +321,16 @@ class DeviceRunner:
             padding += padded * len(members) - sum(len(one.source_ids) for one in members)
         return padding
 
-    def step(self) -> Floats:
+    def step(self, rows: range | None = None) -> Floats:
         """One decode step over all running rows: their logits (R, V), valid until the next.
 
         They stay on the device; what stands for them fetches what is asked of it. Raises
-        DeviceError.
+        DeviceError, also for less than all rows: what its graphs are captured for is a prefix.
         """
-        self._make_moves()
         num_rows = self.table.num_rows
+        if rows is not None and len(rows) < num_rows:
+            raise DeviceError(f"a device steps all of its {num_rows} rows, not {len(rows)}")
+        self._make_moves()
         self._inputs.write(self.table)
         self.run_bucket(num_rows)
         logits = DeviceLogits(self, num_rows, self._model.vocab_size)

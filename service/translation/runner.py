@@ -93,12 +93,15 @@ class Runner:
             padding += padded * len(members) - sum(len(one.source_ids) for one in members)
         return padding
 
-    def step(self) -> Floats:
-        """One decode step over all running rows: their logits (R, V), valid until the next."""
+    def step(self, rows: range | None = None) -> Floats:
+        """One decode step over all running rows: their logits (R, V), valid until the next.
+
+        Over some rows, if given, and the logits of the others stay as they are.
+        """
         num_rows = self.table.num_rows
         self._resize()
         graphs = self._chosen_graphs()
-        graphs.decoder.run_with_iobinding(self._binding(graphs, num_rows))
+        graphs.decoder.run_with_iobinding(self._binding(graphs, rows or range(num_rows)))
         return self._logits[:num_rows]
 
     def best_tokens(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
@@ -167,7 +170,7 @@ class Runner:
 
     def _seconds_a_step(self, graphs: Graphs) -> float:
         """Of the first row, whatever it holds; no row runs."""
-        binding = self._bind(graphs, 1)
+        binding = self._bind(graphs, range(1))
         seconds = []
         for _ in range(NUM_TIMED_STEPS):
             begun = time.perf_counter()
@@ -175,29 +178,30 @@ class Runner:
             seconds.append(time.perf_counter() - begun)
         return min(seconds)
 
-    def _binding(self, graphs: Graphs, num_rows: int) -> Any:
-        """The binding of a step over the first rows, made once for each layout of the caches."""
-        key = (num_rows, graphs is self._parallel, *self._caches.capacities)
+    def _binding(self, graphs: Graphs, rows: range) -> Any:
+        """The binding of a step over these rows, made once for each layout of the caches."""
+        key = (rows.start, rows.stop, graphs is self._parallel, *self._caches.capacities)
         if key in self._bindings:
             self._bindings.move_to_end(key)
         else:
-            self._bindings[key] = self._bind(graphs, num_rows)
+            self._bindings[key] = self._bind(graphs, rows)
             if len(self._bindings) > MAX_BINDINGS:
                 self._bindings.popitem(last=False)
         return self._bindings[key]
 
-    def _bind(self, graphs: Graphs, num_rows: int) -> Any:
-        """The addresses of all that a step over the first `num_rows` rows reads and writes."""
+    def _bind(self, graphs: Graphs, rows: range) -> Any:
+        """The addresses of all that a step over these rows reads and writes."""
         binding = graphs.decoder.io_binding()
         card, (target, source) = graphs.card, self._caches.capacities
+        some = slice(rows.start, rows.stop)
         inputs: dict[str, NDArray[Any]] = {
-            "input_ids": self.table.tokens[:num_rows],
-            "seqlens_k": self.table.lengths[:num_rows],
-            "encoder_seqlens_k": self.table.source_ends[:num_rows],
+            "input_ids": self.table.tokens[some],
+            "seqlens_k": self.table.lengths[some],
+            "encoder_seqlens_k": self.table.source_ends[some],
         }
-        outputs: dict[str, NDArray[Any]] = {"logits": self._logits[:num_rows]}
-        own = [plane[:num_rows] for plane in self._caches.own]
-        cross = [plane[:num_rows] for plane in self._caches.cross]
+        outputs: dict[str, NDArray[Any]] = {"logits": self._logits[some]}
+        own = [plane[some] for plane in self._caches.own]
+        cross = [plane[some] for plane in self._caches.cross]
         inputs |= zip(_cache_names("past_key_values", "decoder", card), own, strict=True)
         inputs |= zip(_cache_names("past_key_values", "encoder", card), cross, strict=True)
         # The same address in and out: GroupQueryAttention appends in place.

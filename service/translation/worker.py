@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.errors import InternalError
+from service.translation.faults import run_by_halves
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
 from service.translation.rows import RowTable
@@ -46,8 +47,8 @@ class StepRunner(Protocol):
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
         """Encode sequences into their rows; returns the padding encoded."""
 
-    def step(self) -> Floats:
-        """Logits (R, V) of all running rows."""
+    def step(self, rows: range | None = None) -> Floats:
+        """Logits (R, V) of all running rows; of others than `rows`, if given, as they were."""
 
     def best_tokens(self, rows: Ints, count: int) -> tuple[Floats, Ints]:
         """The most probable tokens of these rows after the last step."""
@@ -147,16 +148,22 @@ class DecodeWorker:
             self._runner.table.allocate(sequence, rules.decoder_start)
         self._running += joining
         self._measures.joined(joining)
-        try:
-            padding = self._runner.admit(joining)
-        except Exception:
-            logger.exception("encoding %d sequences failed", len(joining))
-            self._fail(joining, results)
-            return
-        encode_seconds = time.monotonic() - now
-        for sequence in joining:
+        self._encode(joining, results)
+
+    def _encode(self, joining: SequenceOf[Sequence], results: StepResults) -> None:
+        """Encode sequences that have their rows; who cannot be encoded ends with an error."""
+        begun = time.monotonic()
+        paddings: list[int] = []
+        failing = run_by_halves(
+            lambda some: paddings.append(self._runner.admit(some)), joining, "encoding"
+        )
+        self._fail(failing, results)
+        encode_seconds = time.monotonic() - begun
+        encoded = [sequence for sequence in joining if sequence.error is None]
+        for sequence in encoded:
             sequence.encode_seconds = encode_seconds
-        self._measures.encoded(joining, encode_seconds, padding)
+        if encoded:
+            self._measures.encoded(encoded, encode_seconds, sum(paddings))
 
     def _make_room(self) -> None:
         """Where targets have grown out of the memory, the last to join wait and begin anew.
@@ -175,12 +182,14 @@ class DecodeWorker:
 
     def _step(self, results: StepResults) -> None:
         begun = time.monotonic()
+        logits = self._logits(results)
+        if logits is None:
+            return
         try:
-            logits = self._runner.step()
             self._search.advance(self._running, logits)
             extended = self._extended()
         except Exception:
-            logger.exception("a decode step of %d sequences failed", len(self._running))
+            logger.exception("choosing tokens for %d sequences failed", len(self._running))
             self._fail(list(self._running), results)
             return
         now = time.monotonic()
@@ -189,6 +198,22 @@ class DecodeWorker:
         for sequence in self._running:
             sequence.first_token_at = sequence.first_token_at or now
         self._retire([sequence for sequence in self._running if sequence.is_done], results)
+
+    def _logits(self, results: StepResults) -> Floats | None:
+        """Those of one step, (R, V); sequences that make it fail end with an error.
+
+        None where nobody is left.
+        """
+        table = self._runner.table
+        logits: list[Floats] = []  # the same memory, once for each part of the rows
+
+        def step(rows: SequenceOf[int]) -> None:
+            logits.append(self._runner.step(range(rows[0], rows[-1] + 1)))
+
+        failing = run_by_halves(step, range(table.num_rows), "a decode step")
+        owners = {id(owner): owner for row in failing if (owner := table.owners[row]) is not None}
+        self._fail(list(owners.values()), results)
+        return logits[-1] if self._running else None
 
     def _retire(self, done: list[Sequence], results: StepResults) -> None:
         if not done:
@@ -220,6 +245,8 @@ class DecodeWorker:
 
     def _fail(self, sequences: list[Sequence], results: StepResults) -> None:
         """A bug or a broken device: these sequences end with an error, and their rows are free."""
+        if not sequences:
+            return
         self._measures.failed(sequences, self._runner.table)
         self._release(sequences)
         for sequence in sequences:

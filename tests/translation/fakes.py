@@ -68,11 +68,13 @@ class FakeRunner:
         self.num_steps = 0
         self.alone = False
         self.failing_steps: set[int] = set()
-        self.failing_sources: set[tuple[int, ...]] = set()
+        self.failing_sources: set[tuple[int, ...]] = set()  # to encode
+        self.poison: set[tuple[int, ...]] = set()  # sources whose rows no step can be run with
         self.before_step: Callable[[], object] = lambda: None
         self._script = script
         self._sources: list[tuple[int, ...]] = [()] * max_rows
         self._targets = np.full((max_rows, max_target_tokens), -1)  # (R, T)
+        self._step_logits = np.zeros((max_rows, 1), np.float32)  # (R, V) once V is known
 
     def room(self) -> "FreeRows":
         return FreeRows(self.table.num_free)
@@ -91,14 +93,20 @@ class FakeRunner:
                 self._targets[row] = -1
         return 0
 
-    def step(self) -> NDArray[np.float32]:
+    def step(self, rows: range | None = None) -> NDArray[np.float32]:
         self.before_step()
         self.num_steps += 1
         if self.num_steps in self.failing_steps:
             raise RuntimeError("this step fails")
-        rows = range(self.table.num_rows)
-        self._step_logits = np.stack([self._logits(row) for row in rows])  # (R, V)
-        return self._step_logits
+        num_rows = self.table.num_rows
+        rows = rows or range(num_rows)
+        if self.poison & {self._sources[row] for row in rows}:
+            raise RuntimeError("this row cannot be decoded")
+        for row in rows:
+            logits = self._logits(row)  # (V,)
+            self._step_logits = np.resize(self._step_logits, (self.table.capacity, len(logits)))
+            self._step_logits[row] = logits
+        return self._step_logits[:num_rows]
 
     def best_tokens(self, rows: NDArray[np.int64], count: int) -> tuple[Floats, Ints]:
         chosen = self._step_logits[rows]

@@ -5,6 +5,7 @@ import dataclasses
 import random
 import shutil
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from service.translation.options import DecodingOptions, EarlyStopping
 from service.translation.processors import TokenRules
 from service.translation.results import Translation
 from service.translation.runner import Runner
+from service.translation.selection import Floats
 from service.translation.sequence import Sequence
 from service.translation.tokenizer import Tokenizer
 from tests.translation.fakes import Bench, Outcome, make_sequence, outcome
@@ -75,10 +77,27 @@ def alone(bundle: Bundle, sentences: list[str]) -> Callable[[str], Alone]:
     return cache(lambda precision: Alone(bundle, sentences, precision))
 
 
-def decode_together(alone: Alone, *, seed: int) -> dict[int, Outcome]:
+class FlakyRunner(Runner):
+    """Every third step over several rows fails, when it has written what it writes."""
+
+    num_failed = 0
+    _num_steps = 0
+
+    def step(self, rows: range | None = None) -> Floats:
+        logits = super().step(rows)
+        self._num_steps += 1
+        if self._num_steps % 3 == 0 and len(rows or logits) > 1:
+            self.num_failed += 1
+            raise RuntimeError("this step fails")
+        return logits
+
+
+def decode_together(
+    alone: Alone, *, seed: int, runners: SequenceOf[Runner] | None = None
+) -> dict[int, Outcome]:
     """All sentences through several workers; they join, leave and are cancelled at any step."""
     rng = random.Random(seed)
-    runners = [Runner(alone.graphs, MAX_ROWS) for _ in range(NUM_WORKERS)]
+    runners = runners or [Runner(alone.graphs, MAX_ROWS) for _ in range(NUM_WORKERS)]
     bench = Bench(*runners, rules=alone.rules)
     waiting = list(range(len(alone.sentences)))
     rng.shuffle(waiting)
@@ -110,6 +129,16 @@ def test_a_sentence_has_the_same_bits_alone_and_among_others(
     found = decode_together(expected, seed=7)
     different = [i for i, one in enumerate(expected.outcomes) if found[i] != one]
     assert different == []
+
+
+def test_steps_that_fail_and_are_run_again_by_halves_change_no_bit(
+    alone: Callable[[str], Alone],
+) -> None:
+    expected = alone("int8")
+    flaky = [FlakyRunner(expected.graphs, MAX_ROWS) for _ in range(NUM_WORKERS)]
+    found = decode_together(expected, seed=8, runners=flaky)
+    assert sum(runner.num_failed for runner in flaky) > 100
+    assert [i for i, one in enumerate(expected.outcomes) if found[i] != one] == []
 
 
 async def test_a_text_has_the_same_bits_from_an_engine_with_threads(

@@ -90,31 +90,57 @@ def test_a_cancelled_sequence_frees_its_rows_before_the_next_step() -> None:
     assert_at_rest(bench, runner)
 
 
-def test_a_failing_step_ends_those_who_run_and_nobody_else() -> None:
+@pytest.mark.parametrize("culprit", [0, 1, 2])
+@pytest.mark.parametrize("beam_size", [1, 2])
+def test_a_step_that_fails_ends_the_culprit_and_nobody_else(culprit: int, beam_size: int) -> None:
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    sequences = three(beam_size)
+    bench.add(*sequences)
+    bench.turn()
+    failed = sequences[culprit]
+    runner.poison = {tuple(failed.source_ids.tolist())}
+    bench.run()
+    assert isinstance(failed.error, InternalError)
+    assert all(one.receiver.finished == [one] for one in sequences)  # type: ignore[attr-defined]
+    for sequence in sequences:
+        if sequence is not failed:
+            assert outcome(sequence) == alone(sequence)
+    assert_at_rest(bench, runner)
+    ended = "attendant_sequences_finished_total"
+    assert reading(bench.metrics, ended, reason="error") == 1
+    assert reading(bench.metrics, ended, reason="length") == 2
+
+
+def test_a_step_that_fails_once_ends_nobody() -> None:
     runner = FakeRunner(SCRIPT)
     runner.failing_steps = {3}
     bench = Bench(runner)
-    bench.run(*(failed := three(2)))
-    assert all(isinstance(sequence.error, InternalError) for sequence in failed)
-    assert all(sequence.receiver.finished == [sequence] for sequence in failed)  # type: ignore[attr-defined]
+    bench.run(*(sequences := three(2)))
+    assert [outcome(one) for one in sequences] == [alone(one) for one in sequences]
     assert_at_rest(bench, runner)
+
+
+def test_a_runner_that_is_broken_ends_those_who_run_and_serves_again_when_it_is_mended() -> None:
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    bench.add(*(failed := three(2)))
+    runner.poison = {tuple(one.source_ids.tolist()) for one in failed}
+    bench.run()
+    assert all(isinstance(sequence.error, InternalError) for sequence in failed)
+    assert_at_rest(bench, runner)
+    runner.poison = set()
     bench.run(*(later := three(2)))
     assert [outcome(sequence) for sequence in later] == [alone(sequence) for sequence in later]
     assert_at_rest(bench, runner)
-    ended = "attendant_sequences_finished_total"
-    assert reading(bench.metrics, ended, reason="error") == 3
-    assert reading(bench.metrics, ended, reason="length") == 3
 
 
-def test_sources_that_cannot_be_encoded_end_those_who_join_and_nobody_else() -> None:
+def test_of_sources_that_join_together_only_those_end_that_cannot_be_encoded() -> None:
     runner = FakeRunner(SCRIPT)
     bench = Bench(runner)
     first, second, third = three(3)
     runner.failing_sources.add(tuple(second.source_ids.tolist()))
-    bench.add(first)
-    bench.turn()
-    bench.run(second)
-    bench.run(third)
+    bench.run(first, second, third)
     assert isinstance(second.error, InternalError)
     assert outcome(first) == alone(first)
     assert outcome(third) == alone(third)
