@@ -16,7 +16,7 @@ def main() -> None:
     testing = SELF_TEST in sys.argv[1:]
     # The report of a self-test says what a server would log.
     level = "warning" if testing and settings.log_level == "info" else settings.log_level
-    configure_logging(level, settings.log_format)
+    configure_logging(level, settings.log_format, contents=settings.log_contents)
     # Imported late: --help and a wrong flag should not wait for ONNX Runtime.
     if testing:
         from service.selftest import self_test
@@ -26,7 +26,7 @@ def main() -> None:
 
     try:
         serve(settings)
-    except (OSError, BundleError) as error:
+    except (OSError, ValueError, BundleError) as error:
         sys.exit(f"attendant-server: {error}")
 
 

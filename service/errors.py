@@ -8,6 +8,7 @@ AttendantError
 │   │   └── TextTooLong                            TEXT_TOO_LONG
 │   └── InvalidImage                               INVALID_IMAGE
 │       └── ImageTooLarge                          IMAGE_TOO_LARGE
+├── Unauthenticated           UNAUTHENTICATED      UNAUTHENTICATED
 ├── NotFound                  NOT_FOUND            NOT_FOUND
 │   ├── ModelNotFound                              MODEL_NOT_FOUND
 │   └── LanguagePairNotFound                       LANGUAGE_PAIR_NOT_FOUND
@@ -94,6 +95,13 @@ class ImageTooLarge(InvalidImage):
     """One image has more than `max_image_pixels`, or than 65 535 on a side."""
 
     reason = "IMAGE_TOO_LARGE"
+
+
+class Unauthenticated(AttendantError):
+    """The caller has no token that is known, or over HTTP no client certificate."""
+
+    status = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
 
 
 class NotFound(AttendantError):

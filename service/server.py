@@ -19,7 +19,9 @@ from attendant.v1 import (
     translation_pb2,
     translation_pb2_grpc,
 )
+from service.access import Access
 from service.bundle import Bundle
+from service.certificates import CertificateFiles
 from service.classification.engine import ClassificationEngine
 from service.http.app import HttpApi, HttpServer
 from service.lifecycle import Lifecycle, Phase
@@ -34,6 +36,7 @@ from service.rpc.open_inference import grpc_predict_v2_pb2
 from service.rpc.open_inference.servicer import OpenInferenceServicer
 from service.rpc.reflection import add_reflection
 from service.rpc.translation import TranslationServicer
+from service.rpc.transport import listen, options_of
 from service.runtime import choose_device, choose_precision
 from service.settings import Settings
 from service.translation.engine import TranslationEngine
@@ -96,7 +99,10 @@ class Server:
             ),
             on_change=self._tell_health,
         )
+        self._access = Access.of(settings)
+        self._certificates = CertificateFiles.of(settings)
         self.grpc_port = settings.grpc_port
+        self.health_port = settings.health_port
         self.http_port = settings.http_port
         self._health = health.HealthServicer(SERVICES)
         self._translation = TranslationServicer(self.repository)
@@ -144,7 +150,7 @@ class Server:
             )
         for task in self._tasks:
             task.cancel()
-        await self._grpc.stop(_HANG_UP_SECONDS)
+        await asyncio.gather(*(server.stop(_HANG_UP_SECONDS) for server in self._grpc))
         await self._http.stop()
         await self.repository.close()
 
@@ -157,9 +163,13 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload))
         await self.bind()
         logger.info(
-            "listening on %s, gRPC port %d, HTTP port %d",
+            "listening on %s, gRPC port %d, HTTP port %d%s%s",
             *(self.settings.host, self.grpc_port, self.http_port),
+            ", with TLS" if self._certificates is not None else "",
+            f"; health port {self.health_port}" if self.health_port is not None else "",
         )
+        if self._access.tokens is not None and self._certificates is None:
+            logger.warning("tokens without TLS: whoever hears the connections can read them")
         self._spawn(self._load_and_poll)
         await stop.wait()
         await self.drain()
@@ -210,16 +220,26 @@ class Server:
             is_ready=self.is_ready,
             lifecycle=self.lifecycle,
             metrics=self.metrics,
+            access=self._access,
+            open_metrics=self.settings.open_metrics,
+            log_contents=self.settings.log_contents,
         )
         application = api.application(max_message_bytes=self.settings.max_message_bytes)
-        self._http = await HttpServer.start(application, self.settings.host, self.http_port)
+        context = self._certificates.http_context() if self._certificates is not None else None
+        self._http = await HttpServer.start(
+            application, self.settings.host, self.http_port, context=context
+        )
         self.http_port = self._http.port
 
     async def _start_grpc(self) -> None:
-        interceptor = CallInterceptor(lifecycle=self.lifecycle, metrics=self.metrics)
-        server = grpc.aio.server(
-            interceptors=[interceptor], options=_grpc_options(self.settings.max_message_bytes)
+        interceptor = CallInterceptor(
+            lifecycle=self.lifecycle,
+            metrics=self.metrics,
+            access=self._access,
+            log_contents=self.settings.log_contents,
         )
+        options = options_of(self.settings)
+        server = grpc.aio.server(interceptors=[interceptor], options=options)
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(self._translation, server)
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(
             self._classification, server
@@ -235,25 +255,16 @@ class Server:
             lifecycle=self.lifecycle,
         ).add_to(server)
         add_reflection(server, _DESCRIBED)
-        try:
-            address = f"{self.settings.host}:{self.settings.grpc_port}"
-            self.grpc_port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: is the port taken?") from error
-        await server.start()
-        self._grpc = server
-
-
-def _grpc_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        # Otherwise a second server on the port would silently get half of the calls.
-        ("grpc.so_reuseport", 0),
-        # Let clients that keep idle connections alive ping every 30 s (gRPC's own limit is 5 min).
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
-    ]
+        host = self.settings.host
+        self.grpc_port = listen(server, host, self.grpc_port, self._certificates)
+        self._grpc = [server]
+        if self.health_port is not None:
+            probed = grpc.aio.server(interceptors=[interceptor], options=options)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, probed)
+            self.health_port = listen(probed, host, self.health_port, None)
+            self._grpc.append(probed)
+        for one in self._grpc:
+            await one.start()
 
 
 def serve(settings: Settings) -> None:

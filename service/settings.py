@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -55,6 +55,30 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="largest request or response, gRPC and HTTP"
     )
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file of the server's certificate and those up to its authority; with it "
+        "both ports speak TLS alone",
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, unencrypted")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of authorities; callers must have a certificate of theirs"
+    )
+    tokens: Path | None = Field(
+        None, description="file of SHA-256 hashes and names; callers must send one of these tokens"
+    )
+    caller_metadata: str = Field(
+        "",
+        description="metadata key (HTTP header) that names callers without token and certificate; "
+        "it is believed, so only behind a proxy that sets it",
+    )
+    health_port: int | None = Field(
+        None, ge=0, le=65535, description="plaintext gRPC port with health alone, for probes"
+    )
+    open_metrics: bool = Field(
+        False, description="/metrics needs neither token nor client certificate"
+    )
+
     drain_seconds: float = Field(
         25.0, ge=0, description="how long running calls may take to finish after SIGTERM"
     )
@@ -122,6 +146,19 @@ class Settings(BaseSettings):
         "info", description="least severe level that is logged"
     )
     log_format: Literal["plain", "json"] = Field("plain", description="one line, or one JSON, each")
+    log_contents: bool = Field(
+        False,
+        description="log what an exception says, too, of a call that fails by a bug and of what is "
+        "no HTTP: it may quote what the caller sent",
+    )
+
+    @model_validator(mode="after")
+    def _check_certificates(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are needed together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
 
     @classmethod
     def load(cls, arguments: Sequence[str]) -> "Settings":
@@ -172,5 +209,7 @@ def _config_path(arguments: Sequence[str]) -> Path | None:
 def _complaints(error: ValidationError) -> list[str]:
     return [
         f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r}"
+        if fault["loc"]
+        else fault["msg"]  # of several settings together
         for fault in error.errors()
     ]

@@ -18,6 +18,9 @@ FOUNDATION = {
     "service.lifecycle",
     "service.rate",
     "service.callers",
+    "service.watched",
+    "service.access",
+    "service.certificates",
 }
 MODELS = FOUNDATION | {"service.bundle", "service.languages", "service.runtime"}
 ENGINES = {"service.translation", "service.classification"}
@@ -34,6 +37,9 @@ ALLOWED = {
     "service.lifecycle": {"service.errors", "service.metrics", "service.logs"},
     "service.rate": set(),
     "service.callers": set(),
+    "service.watched": set(),
+    "service.access": {"service.errors", "service.settings", "service.watched"},
+    "service.certificates": {"service.settings", "service.watched"},
     "service.bundle": {"service.errors"},
     "service.golden": {"service.errors", "service.bundle"},
     "service.languages": {"service.errors", "service.bundle"},

@@ -124,6 +124,11 @@ def _verify_files(folder: Path, card: BundleCard) -> None:
     if missing:
         raise BundleError(f"expected {folder / CARD_FILE} to list {', '.join(missing)} in `files`")
     root = folder.resolve()
+    # Hidden files, too: they are not listed, but a graph may name one as its weights.
+    for path in folder.rglob("*"):
+        if not path.resolve().is_relative_to(root):
+            name = path.relative_to(folder).as_posix()
+            raise BundleError(f"expected {name} inside {folder}, found it at {path.resolve()}")
     for name, expected in card.files.items():
         path = (root / name).resolve()  # a symbolic link may lead out where the name does not
         if not path.is_relative_to(root):

@@ -5,10 +5,11 @@ Knows no engine: it is given the functions that gRPC answers with.
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from aiohttp import web
 from google.protobuf import json_format
@@ -17,17 +18,20 @@ from google.protobuf.message import Message
 from attendant.v1 import classification_pb2, translation_pb2
 from attendant.v1.classification_pb2 import ClassifyRequest
 from attendant.v1.translation_pb2 import TranslateRequest
+from service.access import Access
+from service.callers import current_caller
 from service.errors import (
     AttendantError,
     InternalError,
     InvalidArgument,
     InvalidOption,
     MessageTooLarge,
+    Unauthenticated,
     UndecodableMessage,
 )
 from service.http.errors import error_response, response_of_http_exception
 from service.lifecycle import Lifecycle, Phase
-from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
+from service.logs import REQUEST_ID_HEADER, current_request_id, log_failure, request_id_or_new
 from service.metrics import CONTENT_TYPE, Metrics
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,9 @@ Request = TypeVar("Request", bound=Message)
 # Longer JSON is parsed in a thread: this takes about 1 ms of the event loop.
 INLINE_BYTES = 32 * 1024
 
+# For probes, which have neither tokens nor certificates.
+_OPEN_PATHS = ("/healthz", "/readyz")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpApi:
@@ -50,6 +57,9 @@ class HttpApi:
     is_ready: Callable[[], bool]
     lifecycle: Lifecycle
     metrics: Metrics
+    access: Access
+    open_metrics: bool
+    log_contents: bool
 
     def application(self, *, max_message_bytes: int) -> web.Application:
         """The aiohttp application, all routes in it."""
@@ -100,7 +110,7 @@ class HttpApi:
         request_id = request_id_or_new(request.headers.get(REQUEST_ID_HEADER))
         current_request_id.set(request_id)
         started = perf_counter()
-        response = await _answer(request, handler)
+        response = await self._answer(request, handler)
         response.headers[REQUEST_ID_HEADER] = request_id
         if request.content.exception() is not None:
             await _hang_up(request, response)
@@ -108,10 +118,34 @@ class HttpApi:
         logger.log(
             level,
             "%s %s %d in %.1f ms",
-            *(request.method, request.path, response.status),
+            *(request.method, _route(request), response.status),
             (perf_counter() - started) * 1000,
         )
         return response
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            self._identify(request)
+            return await handler(request)
+        except AttendantError as error:
+            return error_response(error)
+        except web.HTTPException as error:
+            return response_of_http_exception(error)
+        except Exception as error:
+            log_failure(logger, _route(request), error, whole=self.log_contents)
+            return error_response(InternalError())
+
+    def _identify(self, request: web.Request) -> None:
+        """Learn who calls. Raises Unauthenticated, wherever it matters, before a body is read."""
+        if request.path in _OPEN_PATHS or (request.path == "/metrics" and self.open_metrics):
+            return
+        token = self.access.check_token(request.headers.get("Authorization"))
+        certificate = request.get_extra_info("peercert")
+        if self.access.needs_certificate and not certificate:
+            raise Unauthenticated("expected a client certificate")
+        name = _certificate_name(certificate) if certificate else ""
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        current_caller.set(self.access.name_caller(token, name, headers))
 
 
 class HttpServer:
@@ -122,14 +156,21 @@ class HttpServer:
         self.port: int = runner.addresses[0][1]
 
     @classmethod
-    async def start(cls, application: web.Application, host: str, port: int) -> Self:
-        """Listen. Raises OSError if the port is taken."""
+    async def start(
+        cls,
+        application: web.Application,
+        host: str,
+        port: int,
+        *,
+        context: ssl.SSLContext | None = None,
+    ) -> Self:
+        """Listen, with TLS if there is a context for it. Raises OSError if the port is taken."""
         # A caller who hangs up ends its call; aiohttp lets it run on unless told.
         runner = web.AppRunner(
             application, access_log=None, handler_cancellation=True, shutdown_timeout=0.5
         )
         await runner.setup()
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=context).start()
         return cls(runner)
 
     async def stop(self) -> None:
@@ -137,16 +178,18 @@ class HttpServer:
         await self._runner.cleanup()
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except AttendantError as error:
-        return error_response(error)
-    except web.HTTPException as error:
-        return response_of_http_exception(error)
-    except Exception:
-        logger.exception("%s %s failed", request.method, request.path)
-        return error_response(InternalError())
+def _route(request: web.Request) -> str:
+    """What a log may say of the path: a route's own. Another path is the caller's words."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(no such path)"
+
+
+def _certificate_name(certificate: Any) -> str:
+    """The common name of a verified certificate, as the ssl module has it, or its first other."""
+    subject = [pair for group in certificate.get("subject", ()) for pair in group]
+    names = [value for key, value in subject if key == "commonName"]
+    names += [value for _, value in certificate.get("subjectAltName", ())]
+    return str(names[0]) if names else ""
 
 
 async def _hang_up(request: web.Request, response: web.StreamResponse) -> None:

@@ -11,6 +11,7 @@ from service.rpc.status import to_status
 
 _HTTP_CODES: Final = {
     "INVALID_ARGUMENT": 400,
+    "UNAUTHENTICATED": 401,
     "NOT_FOUND": 404,
     "RESOURCE_EXHAUSTED": 429,
     "INTERNAL": 500,
@@ -27,7 +28,7 @@ _STATUS_NAMES: Final = {405: "UNIMPLEMENTED"}
 def error_response(error: AttendantError) -> web.Response:
     """The response to a call that failed with an error of ours."""
     status = json_format.MessageToDict(to_status(error), preserving_proto_field_name=True)
-    headers = {}
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == "UNAUTHENTICATED" else {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     details = status.get("details", [])

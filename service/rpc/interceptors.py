@@ -1,4 +1,5 @@
-"""Around every call: request id, draining, errors as google.rpc details, metrics, one log line.
+"""Around every call: who calls, request id, draining, errors as google.rpc details, metrics, one
+log line.
 
 Facts of grpc.aio that this works around: an exception of a handler or of a deserializer reaches the
 caller as UNKNOWN with its text; an expired deadline arrives as CancelledError, like a caller's
@@ -16,9 +17,11 @@ from typing import Any, TypeAlias, cast
 import grpc
 import grpc.aio
 
-from service.errors import AttendantError, InternalError, UndecodableMessage
+from service.access import Access
+from service.callers import current_caller
+from service.errors import AttendantError, InternalError, Unauthenticated, UndecodableMessage
 from service.lifecycle import Lifecycle
-from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
+from service.logs import REQUEST_ID_HEADER, current_request_id, log_failure, request_id_or_new
 from service.metrics import Metrics
 from service.rpc.status import shorten, to_status
 
@@ -34,6 +37,9 @@ Trailers = tuple[tuple[str, str | bytes], ...]
 # by it, nor fill the log.
 _OWN_PACKAGE = "attendant."
 _OWN_METHODS = ("inference.GRPCInferenceService/ModelInfer",)
+
+# For probes, which have no tokens.
+_OPEN_SERVICE = "grpc.health.v1.Health"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +67,26 @@ class _Method:
         return self.service.startswith(_OWN_PACKAGE) or full_name in _OWN_METHODS
 
 
+@dataclass(frozen=True, slots=True)
+class _Wrapped:
+    """A method's handler, and that for callers who may not call it."""
+
+    method: _Method
+    handler: Handler
+    refusing: Handler
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """One for the whole server."""
 
-    def __init__(self, *, lifecycle: Lifecycle, metrics: Metrics) -> None:
+    def __init__(
+        self, *, lifecycle: Lifecycle, metrics: Metrics, access: Access, log_contents: bool
+    ) -> None:
         self._lifecycle = lifecycle
         self._metrics = metrics
-        self._wrapped: dict[str, Handler] = {}
+        self._access = access
+        self._log_contents = log_contents
+        self._wrapped: dict[str, _Wrapped] = {}
 
     async def intercept_service(
         self,
@@ -81,9 +100,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if handler is None:
                 return None
             self._wrapped[path] = self._wrap(path, handler)
-        return self._wrapped[path]
+        wrapped = self._wrapped[path]
+        try:
+            self._check_token(wrapped.method, handler_call_details.invocation_metadata)
+        except Unauthenticated:
+            return wrapped.refusing
+        return wrapped.handler
 
-    def _wrap(self, path: str, handler: Handler) -> Handler:
+    def _check_token(self, method: _Method, metadata: Any) -> str:
+        if method.service == _OPEN_SERVICE:
+            return ""
+        return self._access.check_token(_metadata_value(metadata, "authorization"))
+
+    def _wrap(self, path: str, handler: Handler) -> _Wrapped:
         _, service, name = path.split("/")
         serialization = {
             "request_deserializer": _tolerant(handler.request_deserializer),
@@ -97,11 +126,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 method = _Method("server_stream", service, name)
                 make = grpc.unary_stream_rpc_method_handler
                 behavior = handler.unary_stream
-            return make(self._streaming(method, behavior), **serialization)
-        method = _Method("unary", service, name)
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler.unary_unary), **serialization
-        )
+            wrapped = make(self._streaming(method, behavior), **serialization)
+        else:
+            method = _Method("unary", service, name)
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                self._unary(method, handler.unary_unary), **serialization
+            )
+        # Whatever the method is: a stream's handler begins before the first message is read.
+        refusing: Handler = grpc.stream_stream_rpc_method_handler(self._unary(method, _refuse))
+        return _Wrapped(method, wrapped, refusing)
 
     def _unary(self, method: _Method, behavior: Any) -> Any:
         async def unary(request: Any, context: Context) -> Any:
@@ -128,7 +161,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context: Context,
         behavior: Callable[[Any, Context], Awaitable[Any]],
     ) -> Any:
-        request_id = request_id_or_new(_metadata_value(context, REQUEST_ID_HEADER))
+        metadata = context.invocation_metadata()
+        request_id = request_id_or_new(_metadata_value(metadata, REQUEST_ID_HEADER))
         current_request_id.set(request_id)  # a call has a task, and so a context, of its own
         trailers: Trailers = ((REQUEST_ID_HEADER, request_id),)
         context.set_trailing_metadata(trailers)
@@ -136,6 +170,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         started = perf_counter()
         code = "OK"
         try:
+            self._identify(method, metadata, context)
             with self._lifecycle.call() if method.is_own else nullcontext():
                 if isinstance(request, _Undecodable):
                     raise UndecodableMessage(
@@ -149,12 +184,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except AttendantError as error:
             code = error.status
             await _abort(context, error, trailers)
-        except Exception:
+        except Exception as error:
             code = "INTERNAL"
-            logger.exception("%s/%s failed", method.service, method.name)
+            what = f"{method.service}/{method.name}"
+            log_failure(logger, what, error, whole=self._log_contents)
             await _abort(context, InternalError(), trailers)
         finally:
             self._account(method, code, perf_counter() - started)
+
+    def _identify(self, method: _Method, metadata: Any, context: Context) -> None:
+        """Learn who calls. Raises Unauthenticated."""
+        token = self._check_token(method, metadata)
+        certificate = _certificate_name(context) if self._access.needs_certificate else ""
+        name = self._access.name_caller(token, certificate, dict(metadata or ()))
+        current_caller.set(name)
 
     def _account(self, method: _Method, code: str, seconds: float) -> None:
         self._metrics.calls_handled.labels(*method.labels, code).inc()
@@ -178,8 +221,20 @@ def _pushback_milliseconds(error: AttendantError) -> int:
     return max(round(error.retry_after_seconds * 1000), 1)
 
 
-def _metadata_value(context: Context, name: str) -> str | None:
-    for key, value in context.invocation_metadata() or ():
+async def _refuse(request: Any, context: Context) -> Any:
+    """For a token that became known between the two looks at it."""
+    raise Unauthenticated("the token is not known")
+
+
+def _certificate_name(context: Context) -> str:
+    """The common name of the caller's verified certificate, or its first other name."""
+    found = context.auth_context()
+    names = [*found.get("x509_common_name", ()), *found.get("x509_subject_alternative_name", ())]
+    return next((name.decode(errors="replace") for name in names if name), "")
+
+
+def _metadata_value(metadata: Any, name: str) -> str | None:
+    for key, value in metadata or ():
         if key == name:
             return value if isinstance(value, str) else None
     return None

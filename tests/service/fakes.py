@@ -24,6 +24,8 @@ from service.translation.results import (
     TranslationResult,
 )
 
+SECRET = "secret of the inside"
+
 
 class FakeTranslator:
     """Upper-cases. "WAIT" waits for `release`; "FULL" and "BUG" fail the call, "BAD" its text."""
@@ -101,7 +103,7 @@ class FakeTranslator:
         if text == "NEVER":
             raise Overloaded("the call has 9999 sequences, the queue takes 4096 at most")
         if text == "BUG":
-            raise RuntimeError("secret of the inside")
+            raise RuntimeError(SECRET)
 
     def _result(self, text: str, options: DecodingOptions) -> TranslationResult:
         if text == "BAD":

@@ -14,7 +14,7 @@ from tests.service.fakes import FakeTranslator
 
 async def main() -> None:
     settings = Settings.load(sys.argv[1:])
-    configure_logging("info", "json")
+    configure_logging(settings.log_level, settings.log_format, contents=settings.log_contents)
 
     def make(bundle: Bundle) -> Engine:
         translator = FakeTranslator(bundle, metrics=server.metrics)

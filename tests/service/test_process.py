@@ -50,7 +50,7 @@ class Running:
 @asynccontextmanager
 async def running(models: Path, *flags: str) -> AsyncIterator[tuple[Running, grpc.aio.Channel]]:
     """A ready process and a channel to it."""
-    ports = ("--grpc-port", "0", "--http-port", "0", "--models", str(models))
+    ports = ("--grpc-port", "0", "--http-port", "0", "--models", str(models), "--log-format=json")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.service.slow_server", *ports, *flags),
         cwd=ROOT,
