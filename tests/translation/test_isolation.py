@@ -9,6 +9,7 @@ from collections.abc import Sequence as SequenceOf
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.bundle import Bundle
@@ -78,17 +79,23 @@ def alone(bundle: Bundle, sentences: list[str]) -> Callable[[str], Alone]:
 
 
 class FlakyRunner(Runner):
-    """Every third step over several rows fails, when it has written what it writes."""
+    """Every third step over several rows fails: before it has written anything, or after."""
 
     num_failed = 0
     _num_steps = 0
 
     def step(self, rows: range | None = None) -> Floats:
-        logits = super().step(rows)
+        rows = rows or range(self.table.num_rows)
         self._num_steps += 1
-        if self._num_steps % 3 == 0 and len(rows or logits) > 1:
+        fails = self._num_steps % 3 == 0 and len(rows) > 1
+        if fails:
             self.num_failed += 1
-            raise RuntimeError("this step fails")
+        if fails and self.num_failed % 2:
+            raise RuntimeError("this step fails at once")
+        logits = super().step(rows)
+        if fails:
+            logits[rows.start : rows.stop] = np.nan
+            raise RuntimeError("this step fails at its end")
         return logits
 
 
