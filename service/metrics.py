@@ -55,6 +55,7 @@ class Metrics:
     wasted_tokens: Counter
     sequences_finished: Counter
     requests_rejected: Counter
+    decode_thread_deaths: Counter
 
     images: Counter
     classification_batch_size: Histogram
@@ -125,6 +126,9 @@ class Metrics:
                 "attendant_requests_rejected_total",
                 "Calls refused at the door, by why.",
                 ("model", "reason"),
+            ),
+            decode_thread_deaths=counter(
+                "attendant_decode_thread_deaths_total", "Decode threads that a bug has ended."
             ),
             images=counter("attendant_images_total", "Images classified."),
             classification_batch_size=histogram(

@@ -33,8 +33,12 @@ class Engine(Protocol):
     def degraded(self) -> str | None:
         """Why it does not serve as it was meant to; None while it does."""
 
-    def start(self) -> None:
-        """Begin to serve, on the running loop."""
+    @property
+    def failed(self) -> str | None:
+        """Why it can no longer serve at all; None while it can."""
+
+    def start(self, on_change: Callable[[], None] = ...) -> None:
+        """Begin to serve, on the running loop, and tell there of `degraded` and `failed`."""
 
     async def stop(self) -> None:
         """End all threads; no call is running any more."""
@@ -123,6 +127,8 @@ class Model:
     def state(self) -> ModelState:
         """Derived from what it has: an engine, a task that loads it, a failure, or nothing."""
         if self.loaded is not None:
+            if self.loaded.engine.failed:
+                return ModelState.FAILED
             return ModelState.DEGRADED if self.state_message else ModelState.READY
         if self.loading is not None:
             return ModelState.LOADING
@@ -134,7 +140,8 @@ class Model:
         if self.loaded is None:
             return self.failure
         refused = self.refused and f"it was to be replaced, but: {self.refused}"
-        return "; ".join(filter(None, (self.loaded.engine.degraded, refused)))
+        engine = self.loaded.engine
+        return "; ".join(filter(None, (engine.failed, engine.degraded, refused)))
 
     @property
     def can_serve(self) -> bool:

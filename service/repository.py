@@ -293,7 +293,7 @@ class ModelRepository:
                 if self._is_closing:
                     raise BundleError("the server is shutting down")
                 engine = await asyncio.to_thread(self._factory, bundle)
-                engine.start()
+                engine.start(self._on_change)
                 self._serve(model, engine, monotonic() - begun)
         except (BundleError, OSError) as error:
             self._fail(model, str(error))

@@ -72,7 +72,7 @@ def _candidates(models: Sequence[Model], name: str, task: str) -> list[Model]:
     if able := [model for model in serving if model is not None]:
         return able
     if broken := of_task or [model for model in named if not model.task]:
-        states = (f"{each.full_name} is {each.state.value} {each.failure}" for each in broken)
+        states = (f"{each.full_name} is {each.state.value} {each.state_message}" for each in broken)
         raise ModelUnavailable(f"no {task} model can be called: {'; '.join(states)}")
     others = names(model for model in models if model.task == task)
     raise ModelNotFound(f"no {task} model{name and f' {name}'}; there are: {others}")

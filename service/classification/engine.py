@@ -5,7 +5,7 @@ model happen in threads.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
@@ -83,6 +83,7 @@ class ClassificationEngine:
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device, bundle.precisions)
         self.degraded: str | None = None
+        self.failed: str | None = None
         card = bundle.classification
         self.labels = card.labels
         self._multi_label = card.multi_label
@@ -105,8 +106,8 @@ class ClassificationEngine:
         self._num_queued = 0
         self._rate = RateMeter()
 
-    def start(self) -> None:
-        """Begin to serve, on the running loop."""
+    def start(self, on_change: Callable[[], None] = lambda: None) -> None:
+        """Begin to serve, on the running loop; what `on_change` would tell of does not happen."""
         self._batcher: Batcher[NDArray[np.float32], NDArray[np.float32]] = Batcher(
             self._run,
             max_size=self._runner.max_batch,

@@ -21,6 +21,7 @@ from service.errors import (
     Draining,
     InternalError,
     InvalidArgument,
+    ModelUnavailable,
     Overloaded,
 )
 from service.metrics import Metrics
@@ -82,6 +83,8 @@ class TranslationEngine:
             raise BundleError(_too_little_memory(card, self.precision, settings))
         self.default_options = default_options(card, max_beam_size=self.limits.max_beam_size)
         self.degraded = _narrowed(card, self.limits.max_beam_size)
+        self.failed: str | None = None
+        self.on_change: Callable[[], None] = lambda: None
         self._segmentation = Segmentation(card.segmentation)
         self._tokenizer = Tokenizer.from_bundle(bundle)
         self._card = card
@@ -104,7 +107,14 @@ class TranslationEngine:
             warm_up(runner, card)
         rules = TokenRules.from_card(card)
         self._workers = [
-            DecodeWorker(runner, self._scheduler, rules, self._measures, self._deliver)
+            DecodeWorker(
+                runner,
+                self._scheduler,
+                rules,
+                self._measures,
+                self._deliver,
+                self._deliver_death,
+            )
             for runner in runners
         ]
 
@@ -117,9 +127,13 @@ class TranslationEngine:
             settings.cache_memory // row_bytes,
         )
 
-    def start(self) -> None:
-        """Begin to serve, on the running loop."""
+    def start(self, on_change: Callable[[], None] = lambda: None) -> None:
+        """Begin to serve, on the running loop.
+
+        `on_change` is called on it when a decode thread has died: see `degraded` and `failed`.
+        """
         self._loop = asyncio.get_running_loop()
+        self.on_change = on_change
         for worker in self._workers:
             worker.start()
 
@@ -235,6 +249,8 @@ class TranslationEngine:
 
     def _admit(self, num_sequences: int, deadline_seconds: float | None) -> None:
         """Take a call whole or refuse it whole."""
+        if self.failed is not None:
+            raise ModelUnavailable(f"{self.model_name} cannot serve: {self.failed}")
         if self._scheduler.is_closed:
             raise Draining(f"{self.model_name} is being unloaded")
         num_waiting = self._scheduler.num_waiting
@@ -263,6 +279,26 @@ class TranslationEngine:
         removed = self._scheduler.remove(call.sequences)
         self._measures.queued(-removed)
         self._measures.left_the_queue(removed)
+
+    def _deliver_death(self) -> None:
+        """Called by a decode worker, on its thread."""
+        self._loop.call_soon_threadsafe(self._worker_died)
+
+    def _worker_died(self) -> None:
+        """Say so; where no decode thread is left, end those who wait and refuse whoever comes."""
+        num_deaths = sum(worker.num_deaths for worker in self._workers)
+        num_dead = sum(worker.is_dead for worker in self._workers)
+        self.degraded = f"decode threads have died {num_deaths} times; the log says why"
+        if num_dead == len(self._workers):
+            self.failed = "its decode threads have died"
+            waiting = self._scheduler.take_all()
+            self._measures.queued(-len(waiting))
+            self._measures.left_the_queue(len(waiting))
+            for sequence in waiting:
+                sequence.error = InternalError()
+                if not sequence.is_cancelled:
+                    sequence.receiver.finish(sequence)
+        self.on_change()
 
     def _deliver(self, results: StepResults) -> None:
         """Called by the decode workers, on their threads."""

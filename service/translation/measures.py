@@ -26,6 +26,7 @@ class TranslationMeasures:
         self._source_tokens = metrics.source_tokens.labels(model)
         self._target_tokens = metrics.target_tokens.labels(model)
         self._padding_tokens = metrics.padding_tokens.labels(model)
+        self._thread_deaths = metrics.decode_thread_deaths.labels(model)
         self._wasted = {
             reason: metrics.wasted_tokens.labels(model, reason)
             for reason in ("beam", "cancelled", "error", "memory")
@@ -94,6 +95,11 @@ class TranslationMeasures:
     def failed(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
         """Sequences are about to leave because of an error."""
         self._lost(sequences, table, "error")
+
+    def died(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
+        """A decode thread has died, with the sequences that it ran."""
+        self._thread_deaths.inc()
+        self.failed(sequences, table)
 
     def _lost(self, sequences: SequenceOf[Sequence], table: RowTable, reason: str) -> None:
         self._left(sequences)

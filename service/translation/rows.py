@@ -71,6 +71,17 @@ class RowTable:
             self._gaps += sequence.rows
             sequence.rows = []
 
+    def clear(self) -> None:
+        """Take back all rows, whatever state they are in."""
+        for row, owner in enumerate(self.owners):
+            if owner is not None:
+                owner.rows = []
+            self.owners[row] = None
+        self.lengths.fill(0)
+        self.source_ends.fill(0)
+        self.num_rows = 0
+        self._gaps.clear()
+
     def close_gaps(self, mover: RowMover) -> None:
         """Move the last rows into gaps that no sequence has filled since."""
         if not self._gaps:

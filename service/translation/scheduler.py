@@ -84,6 +84,13 @@ class Scheduler:
             self._waiting.extendleft(reversed(sequences))
             self._changed.notify_all()
 
+    def take_all(self) -> list[Sequence]:
+        """Everyone who waits, for nobody will serve them."""
+        with self._changed:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        return waiting
+
     def take(self, room: Room, *, num_running: int = 0, block: bool = False) -> list[Sequence]:
         """The next sequences for a worker with this room, cancelled ones among them.
 

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 # work take 6.9 ms while the event loop is busy, at Python's own 5 ms; 1.9 ms with this.
 SWITCH_INTERVAL_SECONDS = 0.0002
 
+MAX_RESTARTS = 1  # of a decode thread that a bug has ended
+
 
 class StepRunner(Protocol):
     """What a worker needs of a runner; see `Runner`."""
@@ -83,7 +85,7 @@ class DecodeWorker:
         rules: TokenRules,
         measures: TranslationMeasures,
         deliver: Callable[[StepResults], None],
-        name: str = "decode",
+        on_death: Callable[[], None] = lambda: None,
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
@@ -92,7 +94,9 @@ class DecodeWorker:
         self._measures = measures
         self._deliver = deliver
         self._running: list[Sequence] = []
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._on_death = on_death
+        self.num_deaths = 0
+        self._thread = self._new_thread()
 
     def start(self) -> None:
         """Begin to decode."""
@@ -101,7 +105,13 @@ class DecodeWorker:
 
     def join(self) -> None:
         """Wait for the end, after the scheduler was closed."""
-        self._thread.join()
+        while (thread := self._thread).is_alive() or thread is not self._thread:
+            thread.join()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether its thread has died once more than it is started again."""
+        return self.num_deaths > MAX_RESTARTS
 
     def turn(self) -> StepResults:
         """Let sequences leave and join, then run one step; blocks while there is none to run."""
@@ -123,10 +133,33 @@ class DecodeWorker:
     def _num_rows(self) -> int:
         return self._runner.table.capacity - self._runner.table.num_free
 
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="decode", daemon=True)
+
     def _run(self) -> None:
-        while not (self._scheduler.is_closed and self.is_idle):
-            if results := self.turn():
-                self._deliver(results)
+        try:
+            while not (self._scheduler.is_closed and self.is_idle):
+                if results := self.turn():
+                    self._deliver(results)
+        except Exception:
+            logger.critical("a decode thread has died", exc_info=True)
+            self._die()
+
+    def _die(self) -> None:
+        """Those who run end with an error; what is left begins anew in another thread, once."""
+        self.num_deaths += 1
+        results = StepResults()
+        running, self._running = self._running, []
+        self._measures.died(running, self._runner.table)
+        self._runner.table.clear()
+        for sequence in running:
+            sequence.error = InternalError()
+        results.finished += running
+        self._deliver(results)
+        if not self.is_dead:
+            self._thread = self._new_thread()
+            self._thread.start()
+        self._on_death()
 
     def _admit(self, results: StepResults) -> None:
         block = not (self._running or results)
@@ -144,10 +177,11 @@ class DecodeWorker:
             return
         for sequence in joining:
             sequence.admitted_at = now
+        self._running += joining  # from here on they are answered, whatever happens
+        self._measures.joined(joining)
+        for sequence in joining:
             rules = sequence.rules or self._rules
             self._runner.table.allocate(sequence, rules.decoder_start)
-        self._running += joining
-        self._measures.joined(joining)
         self._encode(joining, results)
 
     def _encode(self, joining: SequenceOf[Sequence], results: StepResults) -> None:

@@ -1,7 +1,7 @@
 """A translator with the real one's interface: it shouts, and does on demand what goes wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from service.bundle import Bundle, Direction
 from service.errors import InvalidText, Overloaded
@@ -35,6 +35,8 @@ class FakeTranslator:
         self.device = "cpu"
         self.precision = "fp32"
         self.degraded: str | None = None
+        self.failed: str | None = None
+        self.on_change: Callable[[], None] = lambda: None
         self.default_options = default_options(bundle.translation)
         limits = bundle.translation.limits
         self.limits = Limits(limits.max_source_tokens, limits.max_target_tokens, 8)
@@ -47,8 +49,9 @@ class FakeTranslator:
         self.segmentations: list[Segmentation | None] = []
         self._running = metrics.sequences_running.labels(self.model_name)
 
-    def start(self) -> None:
+    def start(self, on_change: Callable[[], None] = lambda: None) -> None:
         self._running.set(0)
+        self.on_change = on_change
 
     async def stop(self) -> None:
         self.stopped = True

@@ -55,6 +55,17 @@ async def test_a_bound_server_is_not_serving_until_its_models_are_loaded(
         await starting.drain()
 
 
+async def test_watchers_see_a_model_that_can_no_longer_serve(server: Server) -> None:
+    async with open_channel(server) as channel:
+        watch = stub(channel).Watch(health_pb2.HealthCheckRequest(service=TRANSLATION_SERVICE))
+        assert (await watch.read()).status == SERVING
+        async with server.repository.translation("", "", "") as (engine, _):
+            engine.failed = "its decode threads have died"  # type: ignore[misc]
+        engine.on_change()  # type: ignore[attr-defined]
+        assert (await watch.read()).status == NOT_SERVING
+        assert await check(channel, CLASSIFICATION_SERVICE) == SERVING
+
+
 async def test_watchers_see_the_drain_and_are_let_go(server: Server) -> None:
     async with open_channel(server) as channel:
         watches = [

@@ -283,6 +283,27 @@ async def test_a_refused_replacement_brings_no_older_version_back(
     assert states(models) == {"en-de/2": "degraded", "en-de/1": "unloaded"}
 
 
+async def test_an_engine_that_can_no_longer_serve_is_told_of_and_loaded_anew(
+    tmp_path: Path, repository: Make, loader: Loader
+) -> None:
+    write_translator(tmp_path)
+    told: list[dict[str, str]] = []
+    models = repository(on_change=lambda: told.append(states(models)))
+    await models.rescan()
+    async with models.translation("", "", "") as (engine, _):
+        assert isinstance(engine, FakeTranslator)
+    engine.failed = "its decode threads have died"
+    engine.on_change()
+    assert told[-1] == {"en-de/1": "failed"}
+    assert not models.serves("translation")
+    assert models.get("en-de").state_message == "its decode threads have died"
+    with pytest.raises(ModelUnavailable, match="decode threads have died"):
+        await version_that_answers(models)
+    await models.rescan()
+    assert told[-1] == {"en-de/1": "ready"}
+    assert loader.loaded == ["en-de/1", "en-de/1"]
+
+
 async def test_only_plain_integers_are_versions(tmp_path: Path, repository: Make) -> None:
     """007 beside 7 used to replace each other for ever."""
     write_translator(tmp_path, version=7)

@@ -68,6 +68,7 @@ class FakeRunner:
         self.num_steps = 0
         self.alone = False
         self.failing_steps: set[int] = set()
+        self.dying_steps: set[int] = set()  # before which the worker's thread dies
         self.failing_sources: set[tuple[int, ...]] = set()  # to encode
         self.poison: set[tuple[int, ...]] = set()  # sources whose rows no step can be run with
         self.before_step: Callable[[], object] = lambda: None
@@ -81,6 +82,10 @@ class FakeRunner:
 
     @property
     def num_rows_next(self) -> int:
+        if self.table.num_rows and self.num_steps + 1 in self.dying_steps:
+            self.dying_steps.remove(self.num_steps + 1)
+            self.num_steps += 1
+            raise RuntimeError("a bug between two steps")
         return self.table.capacity
 
     def admit(self, sequences: SequenceOf[Sequence]) -> int:

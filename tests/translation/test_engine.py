@@ -16,6 +16,7 @@ from service.errors import (
     Draining,
     InternalError,
     InvalidOption,
+    ModelUnavailable,
     Overloaded,
     TextTooLong,
 )
@@ -264,6 +265,36 @@ async def test_a_failing_step_is_an_internal_error_and_later_calls_succeed(rig: 
     assert "step" not in result.error.message
     assert await copied(rig, "A dog runs.") == "A dog runs."
     assert rig.reading("sequences_finished_total", reason="error") == 1
+
+
+async def test_a_decode_thread_that_dies_is_started_again_once(rig: Rig) -> None:
+    changes: list[tuple[bool, bool]] = []
+    rig.engine.on_change = lambda: changes.append(
+        (rig.engine.degraded is not None, rig.engine.failed is not None)
+    )
+    rig.runner.dying_steps = {1}
+    (result,) = (await rig.engine.translate(["A dog runs."], GREEDY)).results
+    assert isinstance(result.error, InternalError)
+    assert await copied(rig, "A dog runs.") == "A dog runs."
+    assert changes == [(True, False)]
+    assert rig.reading("decode_thread_deaths_total") == 1
+
+
+async def test_an_engine_whose_decode_threads_are_dead_answers_all_who_wait_and_refuses(
+    start_rig: StartRig,
+) -> None:
+    async with start_rig(max_rows=1) as rig:
+        changed = asyncio.Event()
+        rig.engine.on_change = changed.set
+        rig.runner.dying_steps = {1, 2}
+        calls = [rig.engine.translate(["A dog runs."], GREEDY) for _ in range(4)]
+        for translation in await asyncio.gather(*calls):
+            assert isinstance(translation.results[0].error, InternalError)
+        await changed.wait()
+        assert rig.engine.failed == "its decode threads have died"
+        with pytest.raises(ModelUnavailable, match="decode threads have died"):
+            await rig.engine.translate(["A dog runs."], GREEDY)
+        assert rig.reading("decode_thread_deaths_total") == 2
 
 
 async def test_what_is_left_of_a_failed_text_is_not_decoded(start_rig: StartRig) -> None:
