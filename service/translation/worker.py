@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.errors import InternalError
-from service.translation.faults import run_by_halves
+from service.translation.faults import is_out_of_memory, run_by_halves
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
 from service.translation.rows import RowTable
@@ -63,6 +63,24 @@ class StepRunner(Protocol):
 
 
 @dataclass(slots=True)
+class LimitedRoom:
+    """Another room, up to a number of rows; a sequence is never kept out of an empty worker."""
+
+    room: Room
+    num_rows: int
+    is_empty: bool
+
+    def admits(self, sequence: Sequence) -> bool:
+        """Whether this sequence fits too; its room is then taken."""
+        fits = self.is_empty or sequence.beam_size <= self.num_rows
+        if not fits or not self.room.admits(sequence):
+            return False
+        self.num_rows -= sequence.beam_size
+        self.is_empty = False
+        return True
+
+
+@dataclass(slots=True)
 class StepResults:
     """What the event loop has to hear of after a step."""
 
@@ -94,6 +112,8 @@ class DecodeWorker:
         self._measures = measures
         self._deliver = deliver
         self._running: list[Sequence] = []
+        # A step that finds no memory halves it, one that does adds a row.
+        self._row_budget = runner.table.capacity
         self._on_death = on_death
         self.num_deaths = 0
         self._thread = self._new_thread()
@@ -136,6 +156,14 @@ class DecodeWorker:
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name="decode", daemon=True)
 
+    @property
+    def _max_rows(self) -> int:
+        """How many rows the next step may have; whoever joined first always goes on."""
+        if not self._running:
+            return self._row_budget
+        first = min(self._running, key=lambda sequence: sequence.admitted_at)
+        return min(self._runner.num_rows_next, max(self._row_budget, first.beam_size))
+
     def _run(self) -> None:
         try:
             while not (self._scheduler.is_closed and self.is_idle):
@@ -166,7 +194,10 @@ class DecodeWorker:
         self._runner.alone = self._scheduler.others_idle
         if not block and not self._scheduler.num_waiting:
             return
-        taken = self._scheduler.take(self._runner.room(), num_running=self._num_rows, block=block)
+        room = LimitedRoom(
+            self._runner.room(), self._row_budget - self._num_rows, not self._num_rows
+        )
+        taken = self._scheduler.take(room, num_running=self._num_rows, block=block)
         self._runner.alone = self._scheduler.others_idle
         self._measures.queued(-len(taken))
         now = time.monotonic()
@@ -205,7 +236,7 @@ class DecodeWorker:
         Their answers are the same then: nobody shares in them.
         """
         leaving: list[Sequence] = []
-        while self._num_rows > self._runner.num_rows_next:
+        while self._num_rows > self._max_rows:
             last = max(self._running, key=lambda sequence: sequence.admitted_at)
             self._measures.set_back(last, self._runner.table)
             self._release([last])
@@ -232,6 +263,7 @@ class DecodeWorker:
         for sequence in self._running:
             sequence.first_token_at = sequence.first_token_at or now
         self._retire([sequence for sequence in self._running if sequence.is_done], results)
+        self._row_budget = min(self._row_budget + 1, self._runner.table.capacity)
 
     def _logits(self, results: StepResults) -> Floats | None:
         """Those of one step, (R, V); sequences that make it fail end with an error.
@@ -244,7 +276,11 @@ class DecodeWorker:
         def step(rows: SequenceOf[int]) -> None:
             logits.append(self._runner.step(range(rows[0], rows[-1] + 1)))
 
-        failing = run_by_halves(step, range(table.num_rows), "a decode step")
+        errors: list[Exception] = []
+        failing = run_by_halves(step, range(table.num_rows), "a decode step", errors.append)
+        if any(map(is_out_of_memory, errors)):
+            self._row_budget = max(1, table.num_rows // 2)
+            logger.warning("no memory for %d rows; %d from now", table.num_rows, self._row_budget)
         owners = {id(owner): owner for row in failing if (owner := table.owners[row]) is not None}
         self._fail(list(owners.values()), results)
         return logits[-1] if self._running else None

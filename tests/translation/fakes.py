@@ -68,6 +68,7 @@ class FakeRunner:
         self.num_steps = 0
         self.alone = False
         self.failing_steps: set[int] = set()
+        self.rows_in_memory = max_rows
         self.dying_steps: set[int] = set()  # before which the worker's thread dies
         self.failing_sources: set[tuple[int, ...]] = set()  # to encode
         self.poison: set[tuple[int, ...]] = set()  # sources whose rows no step can be run with
@@ -105,6 +106,8 @@ class FakeRunner:
             raise RuntimeError("this step fails")
         num_rows = self.table.num_rows
         rows = rows or range(num_rows)
+        if len(rows) > self.rows_in_memory:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 1024")
         if self.poison & {self._sources[row] for row in rows}:
             raise RuntimeError("this row cannot be decoded")
         for row in rows:

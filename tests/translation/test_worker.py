@@ -112,6 +112,29 @@ def test_a_step_that_fails_ends_the_culprit_and_nobody_else(culprit: int, beam_s
     assert reading(bench.metrics, ended, reason="length") == 2
 
 
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_who_finds_no_memory_runs_fewer_rows_and_nobody_fails(beam_size: int) -> None:
+    runner = FakeRunner(SCRIPT)
+    runner.rows_in_memory = 6
+    bench = Bench(runner)
+    sequences = [one for _ in range(4) for one in three(beam_size)]
+    rows_at_steps: list[int] = []
+    runner.before_step = lambda: rows_at_steps.append(runner.table.num_rows)
+    bench.run(*sequences)
+    assert [outcome(one) for one in sequences] == [alone(one) for one in sequences]
+    assert_at_rest(bench, runner)
+    assert rows_at_steps[0] == 12 * beam_size  # then half of them, and one more a step
+    assert sum(num_rows <= 8 for num_rows in rows_at_steps) > len(rows_at_steps) / 2
+    runner.rows_in_memory = 64
+    bench.run(*three(4))
+    rows_at_steps.clear()
+    for _ in range(8):
+        bench.run(*three(4))
+    rows_at_steps.clear()
+    bench.run(*[one for _ in range(4) for one in three(1)])
+    assert max(rows_at_steps) == 12  # the memory is there again
+
+
 def test_a_step_that_fails_once_ends_nobody() -> None:
     runner = FakeRunner(SCRIPT)
     runner.failing_steps = {3}

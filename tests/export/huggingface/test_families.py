@@ -1,6 +1,7 @@
 """A bundle answers what transformers answers, under the checkpoint's own generation defaults."""
 
 import random
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from attendant import AsyncClient
 from export.huggingface.importing import ImportOptions, import_checkpoint
 from export.seq2seq import Transformer
 from export.verify import verify_bundle
@@ -20,6 +22,7 @@ from export.weights import load_bundle_model, read_bundle_weights
 from service.bundle import Bundle, Direction
 from service.languages import choose_direction
 from service.metrics import Metrics
+from service.server import Server
 from service.settings import Settings
 from service.translation.engine import TranslationEngine
 from service.translation.options import Segmentation, default_options, merge_options
@@ -146,6 +149,38 @@ async def test_the_engine_answers_other_directions_with_the_same_text(
     ids = theirs(saved, encode(saved, told, contents), num_beams=4, **told.generate)
     decode = saved.tokenizer.theirs.decode
     assert found == [decode(one, skip_special_tokens=True) for one in ids]
+
+
+@pytest.mark.parametrize("name", ["marian", "nllb"])
+async def test_a_server_answers_each_target_language_as_its_checkpoint(
+    name: str, checkpoints: Checkpoints, imports: Imports, tmp_path: Path
+) -> None:
+    saved, bundle = checkpoints(name), imports(name).bundle
+    shutil.copytree(bundle.folder, tmp_path / name / "1")
+    settings = Settings(
+        models=tmp_path, grpc_port=0, http_port=0, device="cpu", precision="fp32", decode_workers=1
+    )
+    server = Server(settings)
+    await server.start()
+    first = bundle.translation.first_direction
+    other = choose_direction(bundle.translation, *OTHER_DIRECTIONS[name])
+    assert first.target != other.target
+    async with AsyncClient(f"127.0.0.1:{server.grpc_port}") as client:
+        for direction in (first, other):
+            told, contents = told_of(name, direction), texts()[:4]
+            found = await client.translate(
+                contents,
+                source=direction.source.code,
+                to=direction.target.code,
+                segmentation="none",
+                beam_size=4,
+            )
+            ids = theirs(saved, encode(saved, told, contents), num_beams=4, **told.generate)
+            decode = saved.tokenizer.theirs.decode
+            assert [one.text for one in found] == [
+                decode(one, skip_special_tokens=True) for one in ids
+            ]
+    await server.drain()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
