@@ -1,4 +1,4 @@
-"""Whether the process is starting, serving or draining, and how many calls it is in."""
+"""Whether the process is starting, serving or leaving, and which calls it is in."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ class Phase(Enum):
 
     STARTING = "starting"
     SERVING = "serving"
-    DRAINING = "draining"
+    LEAVING = "leaving"  # health says so, calls are still taken: load balancers have to notice
+    DRAINING = "draining"  # new calls are refused, running ones may finish
 
 
 class Lifecycle:
@@ -21,23 +22,38 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self.phase = Phase.STARTING
-        self._num_calls = 0
+        self._calls: set[asyncio.Task[object]] = set()
+        self._ended: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Around one call. Raises Draining if it comes too late."""
+        """Around one call, in a task of its own. Raises Draining if it comes or takes too late."""
         if self.phase is Phase.DRAINING:
             raise Draining("the server is shutting down")
-        self._num_calls += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
         self._idle.clear()
         try:
             yield
+        except asyncio.CancelledError:
+            if task not in self._ended:
+                raise
+            task.uncancel()
+            raise Draining("the server is shutting down, and the call took too long") from None
         finally:
-            self._num_calls -= 1
-            if self._num_calls == 0:
+            self._ended.discard(task)
+            self._calls.discard(task)
+            if not self._calls:
                 self._idle.set()
+
+    def end_calls(self) -> None:
+        """Cancel what still runs; its callers are told that it is for draining."""
+        for task in self._calls:
+            self._ended.add(task)
+            task.cancel()
 
     async def wait_idle(self, max_seconds: float) -> int:
         """Wait for the running calls, so long at most -> how many still run."""
@@ -46,4 +62,4 @@ class Lifecycle:
                 await self._idle.wait()
         except TimeoutError:
             pass
-        return self._num_calls
+        return len(self._calls)

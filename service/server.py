@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import grpc.aio
@@ -141,16 +142,26 @@ class Server:
 
     async def drain(self) -> None:
         """Stop: health first, then new calls are refused, running ones finish, ports close."""
+        was_serving = self.lifecycle.phase is Phase.SERVING
+        self.lifecycle.phase = Phase.LEAVING
+        self._health.leave()
+        if was_serving:
+            await asyncio.sleep(self.settings.drain_pause_seconds)
         self.lifecycle.phase = Phase.DRAINING
-        self._health.close()
+        until = monotonic() + self.settings.drain_seconds
         num_left = await self.lifecycle.wait_idle(self.settings.drain_seconds)
         if num_left:
             logger.warning(
                 "%d calls did not finish in %.1f s", num_left, self.settings.drain_seconds
             )
+            self.lifecycle.end_calls()
+            await self.lifecycle.wait_idle(_HANG_UP_SECONDS)
+        self._health.close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(server.stop(_HANG_UP_SECONDS) for server in self._grpc))
+        # A call is over for us when its answer goes to gRPC, which may have to send it for a while.
+        grace = max(until - monotonic(), _HANG_UP_SECONDS)
+        await asyncio.gather(*(server.stop(grace) for server in self._grpc))
         await self._http.stop()
         await self.repository.close()
 
@@ -178,7 +189,8 @@ class Server:
     def _on_stop_signal(self, number: signal.Signals, stop: asyncio.Event) -> None:
         if stop.is_set():
             os._exit(128 + number)
-        logger.info("%s: draining for %.1f s at most", number.name, self.settings.drain_seconds)
+        seconds = self.settings.drain_pause_seconds + self.settings.drain_seconds
+        logger.info("%s: draining for %.1f s at most", number.name, seconds)
         stop.set()
 
     def _spawn(self, function: Callable[[], Coroutine[None, None, None]]) -> None:

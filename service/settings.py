@@ -79,8 +79,38 @@ class Settings(BaseSettings):
         False, description="/metrics needs neither token nor client certificate"
     )
 
+    drain_pause_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="after SIGTERM: how long calls are still taken while health says NOT_SERVING, "
+        "for load balancers to notice",
+    )
     drain_seconds: float = Field(
-        25.0, ge=0, description="how long running calls may take to finish after SIGTERM"
+        25.0, ge=0, description="how long running calls may take to finish after that"
+    )
+    max_connection_age_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="ask a connection's caller to make a new one after this time, give or take a "
+        "tenth, so that calls spread over new servers; 0: never",
+    )
+    max_connection_age_grace_seconds: float = Field(
+        60.0, ge=0, description="how long calls of such a connection may take to finish"
+    )
+    max_connection_idle_seconds: float = Field(
+        0.0, ge=0, description="close a connection without calls after this time; 0: never"
+    )
+    keepalive_seconds: float = Field(
+        60.0, gt=0, description="ask a silent connection for a sign of life this often"
+    )
+    keepalive_timeout_seconds: float = Field(
+        20.0, gt=0, description="close a connection that gives none for so long"
+    )
+    min_ping_seconds: float = Field(
+        30.0, ge=0, description="close a connection whose caller pings more often than this"
+    )
+    max_concurrent_streams: int = Field(
+        0, ge=0, description="calls that run on one connection at once; more wait; 0: no limit"
     )
 
     models: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/ each")

@@ -22,18 +22,26 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     def __init__(self, services: tuple[str, ...]) -> None:
         self._serving = dict.fromkeys(("", *services), False)
+        self._leaving = False
         self._closed = False
         self._changed = asyncio.Event()
 
     def set(self, serving: Mapping[str, bool]) -> None:
         """Tell every watcher what has changed."""
-        self._serving.update(serving)
-        self._wake_watchers()
+        if not self._leaving:
+            self._serving.update(serving)
+            self._wake_watchers()
+
+    def leave(self) -> None:
+        """All NOT_SERVING, for good. Watches go on: who finds his ended would ask again."""
+        self.set(dict.fromkeys(self._serving, False))
+        self._leaving = True
 
     def close(self) -> None:
-        """All NOT_SERVING; every Watch tells so and ends."""
+        """End every Watch, after it has told that all is NOT_SERVING."""
+        self.leave()
         self._closed = True
-        self.set(dict.fromkeys(self._serving, False))
+        self._wake_watchers()
 
     async def Check(
         self,

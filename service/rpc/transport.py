@@ -9,15 +9,40 @@ from service.settings import Settings
 
 def options_of(settings: Settings) -> list[tuple[str, int]]:
     """A server's options."""
-    return [
+    options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         # Otherwise a second server on the port would silently get half of the calls.
         ("grpc.so_reuseport", 0),
-        # Let clients that keep idle connections alive ping every 30 s (gRPC's own limit is 5 min).
+        # Both ways: also ask for a sign of life where no call runs, and let clients do so.
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+        ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
+        # Tried on grpcio 1.85: without this one the timeout above is never acted on.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
+        # gRPC would stop asking after the second time.
+        ("grpc.http2.max_pings_without_data", 0),
+        (
+            "grpc.http2.min_ping_interval_without_data_ms",
+            _milliseconds(settings.min_ping_seconds),
+        ),
     ]
+    for name, seconds in (
+        ("grpc.max_connection_age_ms", settings.max_connection_age_seconds),
+        ("grpc.max_connection_idle_ms", settings.max_connection_idle_seconds),
+    ):
+        if seconds:
+            options.append((name, _milliseconds(seconds)))
+    grace = _milliseconds(settings.max_connection_age_grace_seconds)
+    options.append(("grpc.max_connection_age_grace_ms", grace))
+    if settings.max_concurrent_streams:
+        options.append(("grpc.max_concurrent_streams", settings.max_concurrent_streams))
+    return options
+
+
+def _milliseconds(seconds: float) -> int:
+    """As gRPC's options have it, and no more than fits there."""
+    return min(round(seconds * 1000), 2**31 - 1)
 
 
 def listen(server: grpc.aio.Server, host: str, port: int, files: CertificateFiles | None) -> int:

@@ -238,8 +238,12 @@ async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
 
 @asynccontextmanager
 async def open_channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel of our own: no retries, no message limit."""
-    options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
+    """A channel with a connection of its own: no retries, no message limit."""
+    options = [
+        ("grpc.enable_retries", 0),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}", options) as channel:
         yield channel
 

@@ -1,6 +1,7 @@
 """grpc.health.v1 and server reflection."""
 
 import asyncio
+import threading
 from typing import Any
 
 import grpc
@@ -9,9 +10,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
+from service.bundle import Bundle
+from service.model import Engine
 from service.rpc.reflection import SERVICE_NAMES
 from service.server import CLASSIFICATION_SERVICE, SERVICES, TRANSLATION_SERVICE, Server
-from tests.service.conftest import StartServer, open_channel
+from tests.service.conftest import StartServer, open_channel, write_translator
+from tests.service.fakes import FakeTranslator
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -64,6 +68,37 @@ async def test_watchers_see_a_model_that_can_no_longer_serve(server: Server) -> 
         engine.on_change()  # type: ignore[attr-defined]
         assert (await watch.read()).status == NOT_SERVING
         assert await check(channel, CLASSIFICATION_SERVICE) == SERVING
+
+
+async def test_nothing_is_serving_until_each_model_is_verified_and_warm(
+    start_server: StartServer, server: Server
+) -> None:
+    """Constructing an engine warms it up: here, two engines that take until they are let."""
+    warm = {name: threading.Event() for name in ("fr-de", "en-de")}
+    begun: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    starting: Server
+
+    def make(bundle: Bundle) -> Engine:
+        loop.call_soon_threadsafe(begun.put_nowait, bundle.name)
+        assert warm[bundle.name].wait(30)
+        return FakeTranslator(bundle, metrics=starting.metrics)  # type: ignore[return-value]
+
+    write_translator(server.settings.models, "fr-de", pairs=(("fr", "de"),))
+    (server.settings.models / "colours" / "1" / "bundle.json").unlink()
+    starting = Server(server.settings, factory=make)
+    await starting.bind()
+    loading = asyncio.create_task(starting.load())
+    async with open_channel(starting) as channel:
+        for _ in range(2):
+            name = await asyncio.wait_for(begun.get(), 30)
+            for service in ("", *SERVICES):
+                assert await check(channel, service) == NOT_SERVING
+            warm[name].set()
+        await loading
+        assert await check(channel, TRANSLATION_SERVICE) == SERVING
+        assert await check(channel, "") == SERVING
+        await starting.drain()
 
 
 async def test_watchers_see_the_drain_and_are_let_go(server: Server) -> None:

@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -84,6 +86,37 @@ async def start_waiting(channel: grpc.aio.Channel) -> Any:
     return call
 
 
+def http_port(server: Running) -> str:
+    (line,) = (line["message"] for line in server.lines if "HTTP port" in line["message"])
+    return str(line.split("HTTP port ")[1])
+
+
+async def get(port: str, path: str) -> tuple[int, str]:
+    async with (
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+        session.get(path) as response,
+    ):
+        return response.status, await response.text()
+
+
+async def post(port: str, text: str) -> tuple[int, str]:
+    async with (
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+        session.post("/v1/translate", json={"contents": [text]}) as response,
+    ):
+        return response.status, await response.text()
+
+
+async def until_running(port: str, count: int) -> None:
+    """Until so many calls have reached the engine."""
+    async with asyncio.timeout(30):
+        while (
+            f'sequences_running{{model="en-de/1"}} {count}.0'
+            not in (await get(port, "/metrics"))[1]
+        ):
+            await asyncio.sleep(0.01)
+
+
 async def watch_health(channel: grpc.aio.Channel) -> Any:
     stub: Any = health_pb2_grpc.HealthStub(channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest())
@@ -117,14 +150,43 @@ async def test_a_drain_lets_running_calls_finish_and_refuses_new_ones(
         assert server.lines[-1]["message"] == "stopped"
 
 
-async def test_a_drain_ends_after_drain_seconds(models: Path) -> None:
-    async with running(models, "--drain-seconds", "0.1") as (server, channel):
-        call = await start_waiting(channel)
+async def test_a_pause_takes_calls_while_health_says_that_the_server_leaves(models: Path) -> None:
+    async with running(models, "--drain-pause-seconds", "1") as (server, channel):
+        watch = await watch_health(channel)
+        started = monotonic()
         server.process.terminate()
-        with pytest.raises(grpc.aio.AioRpcError):
-            await call.read()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await get(http_port(server), "/readyz") == (503, '{"status": "leaving"}')
+        codes = [grpc.StatusCode.OK]
+        while codes[-1] is grpc.StatusCode.OK:
+            codes.append(await translate(channel, "late").code())
+            if codes[-1] is grpc.StatusCode.OK:
+                await server.logged("Translate")  # a full pipe would stop the server
+        assert codes[-1] is grpc.StatusCode.UNAVAILABLE
+        assert len(codes) > 10
+        assert monotonic() - started >= 1
         assert await server.rest() == 0
-        assert any("1 calls did not finish" in line["message"] for line in server.lines)
+
+
+async def test_a_drain_ends_after_drain_seconds_and_says_so_to_who_still_waits(
+    models: Path,
+) -> None:
+    async with running(models, "--drain-seconds", "0.1") as (server, channel):
+        calls = [await start_waiting(channel), translate(channel, "WAIT")]
+        by_http = asyncio.create_task(post(http_port(server), "WAIT"))
+        await until_running(http_port(server), 3)
+        server.process.terminate()
+        for answer in (calls[0].read(), calls[1]):
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await answer
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "took too long" in str(ended.value.details())
+            assert b"DRAINING" in dict(ended.value.trailing_metadata())["grpc-status-details-bin"]
+        status, body = await by_http
+        assert status == 503
+        assert "DRAINING" in body
+        assert await server.rest() == 0
+        assert any("3 calls did not finish" in line["message"] for line in server.lines)
 
 
 async def test_a_second_signal_exits_at_once(models: Path) -> None:
