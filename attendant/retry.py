@@ -50,6 +50,7 @@ class Attempts:
     policy: RetryPolicy
     timeout_seconds: float
     request_id: str
+    other_metadata: tuple[tuple[str, str], ...] = ()
     num_attempts: int = 0
     answered: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -57,7 +58,7 @@ class Attempts:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What every attempt sends along."""
-        return (("x-request-id", self.request_id),)
+        return (("x-request-id", self.request_id), *self.other_metadata)
 
     def begin(self) -> float:
         """Counts an attempt and returns the seconds left for it."""
