@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from attendant import AsyncClient, Client, RetryPolicy, Tls, Unauthenticated, Unavailable
+from attendant import (
+    AsyncClient,
+    AttendantError,
+    Client,
+    RetryPolicy,
+    Tls,
+    Unauthenticated,
+    Unavailable,
+)
 from attendant.addresses import resolve
 from attendant.cli import main
 from service.server import Server
@@ -19,6 +27,7 @@ from tests.service.test_process import running
 from tests.service.test_security import TOKEN, hash_line
 
 ONCE = RetryPolicy(max_attempts=1)
+TWICE = RetryPolicy(max_attempts=2)
 
 Translate = Callable[[str], Any]
 
@@ -62,6 +71,12 @@ async def until_shared(translate: Translate, servers: list[Server], expected: li
     async with asyncio.timeout(30):
         while await shares(translate, servers) != expected:
             await asyncio.sleep(0.01)
+
+
+async def until_answered(server: Server, count: int) -> None:
+    async with asyncio.timeout(30):
+        while answered(server) < count:
+            await asyncio.sleep(0.001)
 
 
 async def until_refused(translate: Translate) -> str:
@@ -116,6 +131,30 @@ async def test_a_server_that_drains_under_load_loses_no_call(
         await drained
         assert count > 50
         assert await shares(translate, servers) == [0, 20]
+
+
+@pytest.mark.parametrize("kind", ["blocking", "aio"])
+async def test_a_call_that_comes_while_its_server_stops_is_tried_again(
+    start_server: StartServer, kind: str
+) -> None:
+    """gRPC itself says CANCELLED to it, which the client once took for the last word."""
+    for _ in range(5):
+        async with (
+            start_server() as server,
+            client_of(kind, address(server), retry=TWICE) as translate,
+        ):
+
+            async def call_until_it_ends(translate: Any) -> str:
+                try:
+                    while True:
+                        await translate("x")
+                except AttendantError as error:
+                    return type(error).__name__
+
+            ended = [asyncio.create_task(call_until_it_ends(translate)) for _ in range(8)]
+            await until_answered(server, 50)
+            await server.drain()
+            assert await asyncio.gather(*ended) == ["Unavailable"] * 8
 
 
 @pytest.mark.parametrize("kind", ["blocking", "aio"])
