@@ -17,6 +17,7 @@ from attendant.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
 )
 from attendant.requests import ClassifyOptions, TranslateOptions
@@ -39,6 +40,7 @@ from attendant.results import (
     TranslationModel,
 )
 from attendant.retry import RetryPolicy
+from attendant.tls import Tls
 
 __version__ = "0.1.0"
 
@@ -68,9 +70,11 @@ __all__ = [
     "TextDelta",
     "TextFinished",
     "Timing",
+    "Tls",
     "TranslateOptions",
     "Translation",
     "TranslationEvent",
     "TranslationModel",
+    "Unauthenticated",
     "Unavailable",
 ]

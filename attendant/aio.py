@@ -1,7 +1,7 @@
 """The client for asyncio. `attendant.client` has the same for code that blocks."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
@@ -10,12 +10,12 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
 from attendant.connection import (
-    CHANNEL_OPTIONS,
     DEFAULT_RETRY_POLICY,
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_SECONDS,
     CallDefaults,
     Rpcs,
+    open_channel,
 )
 from attendant.requests import (
     CallOptions,
@@ -43,34 +43,37 @@ from attendant.results import (
     TranslationEvent,
 )
 from attendant.retry import Attempts, RetryPolicy
+from attendant.tls import Tls
 from attendant.v1 import model_pb2, translation_pb2
 
 Response = TypeVar("Response")
 
 
 class AsyncClient:
-    """A connection to one server, made and used within one event loop.
+    """A connection to a server, or to several alike, made and used within one event loop.
 
     A call has a deadline (`timeout_seconds` unless it brings its own) and raises AttendantError.
-    Cancelling the task that awaits a call cancels the call. Without `credentials`
-    (grpc.ssl_channel_credentials(...)) the connection is not encrypted.
+    Cancelling the task that awaits a call cancels the call.
+
+    `target` is an address, or a list of them: then calls go to each in turn that says it is serving
+    (`["dns:///NAME:PORT"]`: to each address of a name). The connection is encrypted with `tls`, or
+    with `credentials` of grpc's own. `token` is sent with every call; over a connection that is not
+    encrypted whoever hears it can use it.
     """
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str | Sequence[str] = DEFAULT_TARGET,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
+        token: str | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         retry: RetryPolicy = DEFAULT_RETRY_POLICY,
     ) -> None:
-        self._channel = (
-            grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
-        )
+        self._channel = open_channel(grpc.aio, target, credentials, tls)
         self._rpcs = Rpcs(self._channel)
-        self._defaults = CallDefaults(timeout_seconds, retry)
+        self._defaults = CallDefaults(timeout_seconds, retry, token)
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 from attendant.client import Client
@@ -29,6 +30,7 @@ from attendant.results import (
     Translation,
     TranslationModel,
 )
+from attendant.tls import Tls
 
 OK = 0
 FAILED = 1
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        with Client(options.target, timeout_seconds=options.timeout) as client:
+        with _client(options) as client:
             return int(options.run(client, options))
     except AttendantError as error:
         return _failed(error)
@@ -62,6 +64,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, USAGE)
     except KeyboardInterrupt:
         return 130
+
+
+def _client(options: argparse.Namespace) -> Client:
+    """Raises OSError and ValueError for files and addresses that cannot be used."""
+    targets = options.target.split(",")
+    given = (options.tls_ca, options.tls_certificate, options.tls_key, options.tls_server_name)
+    return Client(
+        targets if len(targets) > 1 else targets[0],
+        tls=Tls(*given) if options.tls or any(given) else None,
+        token=_token(options),
+        timeout_seconds=options.timeout,
+    )
+
+
+def _token(options: argparse.Namespace) -> str | None:
+    """From a file or the environment: other users of the machine can read a command's arguments."""
+    if options.token_file is not None:
+        return Path(options.token_file).read_text().strip()
+    return os.environ.get("ATTENDANT_TOKEN")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +110,7 @@ def _add_translate(commands: Any) -> None:
     translate.add_argument("--length-penalty", type=float, metavar="X")
     translate.add_argument("--max-target-tokens", type=int, metavar="N")
     translate.add_argument("--stream", action="store_true", help="print words as they come")
+    _add_priority(translate)
     _add_common(translate, _translate)
 
 
@@ -97,15 +119,31 @@ def _add_classify(commands: Any) -> None:
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="an image file")
     classify.add_argument("--top-k", type=int, metavar="N", help="number of labels (5)")
     classify.add_argument("--model", help="NAME or NAME/VERSION")
+    _add_priority(classify)
     _add_common(classify, _classify)
+
+
+def _add_priority(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--priority", choices=("interactive", "bulk"), help="whether somebody waits for it"
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser, run: Any) -> None:
     parser.add_argument(
         "--target",
         default=os.environ.get("ATTENDANT_TARGET", DEFAULT_TARGET),
-        metavar="HOST:PORT",
-        help="the server; default ATTENDANT_TARGET, or " + DEFAULT_TARGET,
+        metavar="HOST:PORT[,HOST:PORT]",
+        help="the server, or several that share the calls; default ATTENDANT_TARGET, or "
+        + DEFAULT_TARGET,
+    )
+    parser.add_argument("--tls", action="store_true", help="encrypt; the next four imply it")
+    parser.add_argument("--tls-ca", metavar="FILE", help="PEM: whose servers are believed")
+    parser.add_argument("--tls-certificate", metavar="FILE", help="PEM: shown to the server")
+    parser.add_argument("--tls-key", metavar="FILE", help="PEM: the key of that")
+    parser.add_argument("--tls-server-name", default="", metavar="NAME", help="in its certificate")
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="the token to send; default ATTENDANT_TOKEN"
     )
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_SECONDS, metavar="SECONDS")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
@@ -121,6 +159,7 @@ _TRANSLATE_OPTIONS = (
     "num_hypotheses",
     "length_penalty",
     "max_target_tokens",
+    "priority",
 )
 
 
@@ -181,7 +220,7 @@ def _print_translation(translation: Translation, *, as_json: bool) -> int:
 
 
 def _classify(client: Client, options: argparse.Namespace) -> int:
-    chosen = _given(options, ("model", "top_k"))
+    chosen = _given(options, ("model", "top_k", "priority"))
     status = OK
     for path, result in zip(options.images, client.classify(options.images, **chosen), strict=True):
         if options.json:

@@ -1,13 +1,18 @@
 """What both clients share: the calls there are, a channel's options, a call's attempts."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
+from attendant.addresses import resolve, tls_options
 from attendant.requests import CallOptions
 from attendant.retry import Attempts, RetryPolicy
+from attendant.tls import Tls
+from attendant.tracing import KEYS, current_trace
 from attendant.v1 import classification_pb2_grpc, model_pb2_grpc, translation_pb2_grpc
 
 DEFAULT_TARGET = "localhost:50051"
@@ -23,6 +28,26 @@ CHANNEL_OPTIONS = (
     # first retries.
     ("grpc.initial_reconnect_backoff_ms", 100),
 )
+
+
+def open_channel(
+    transport: Any,
+    target: str | Sequence[str],
+    credentials: grpc.ChannelCredentials | None,
+    tls: Tls | None,
+) -> Any:
+    """A channel of `transport`, grpc or grpc.aio; encrypted where there is something to do it with.
+
+    Raises OSError and ValueError for files and addresses that cannot be used.
+    """
+    if credentials is not None and tls is not None:
+        raise ValueError("expected credentials or tls, found both")
+    address, options = resolve(target)
+    options = (*CHANNEL_OPTIONS, *options, *tls_options(tls))
+    chosen = tls.credentials() if tls is not None else credentials
+    if chosen is None:
+        return transport.insecure_channel(address, options=options)
+    return transport.secure_channel(address, chosen, options=options)
 
 
 class Rpcs:
@@ -49,10 +74,11 @@ class Rpcs:
 
 @dataclass(frozen=True, slots=True)
 class CallDefaults:
-    """A client's own timeout and retry policy."""
+    """A client's own timeout, retry policy and token."""
 
     timeout_seconds: float
     retry: RetryPolicy
+    token: str | None = None
 
     def attempts(self, options: CallOptions) -> Attempts:
         """The attempts of a call with these options; its deadline begins now."""
@@ -60,4 +86,15 @@ class CallDefaults:
             policy=self.retry,
             timeout_seconds=options.get("timeout_seconds", self.timeout_seconds),
             request_id=options.get("request_id") or uuid.uuid4().hex,
+            other_metadata=tuple(self._metadata(options).items()),
         )
+
+    def _metadata(self, options: CallOptions) -> dict[str, str]:
+        metadata = {key: str(value) for key, value in options.items() if key in KEYS}
+        if not metadata:
+            metadata = current_trace()
+        if priority := options.get("priority"):
+            metadata["attendant-priority"] = priority
+        if self.token is not None:
+            metadata["authorization"] = f"Bearer {self.token}"
+        return metadata

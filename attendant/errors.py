@@ -2,6 +2,7 @@
 
     AttendantError
     ├── InvalidArgument      what was sent is wrong, and a retry cannot help
+    ├── Unauthenticated      the server does not know who calls
     ├── NotFound             no such model, version or language pair
     ├── ResourceExhausted    the server is full, or the message too large
     ├── Unavailable          not reachable, starting or draining
@@ -72,6 +73,12 @@ class InvalidArgument(AttendantError):
     status = "INVALID_ARGUMENT"
 
 
+class Unauthenticated(AttendantError):
+    """The server wants a token or a certificate that it knows."""
+
+    status = "UNAUTHENTICATED"
+
+
 class NotFound(AttendantError):
     """There is no such model, version or language pair."""
 
@@ -112,6 +119,7 @@ _CLASSES: dict[str, type[AttendantError]] = {
     error.status: error
     for error in (
         InvalidArgument,
+        Unauthenticated,
         NotFound,
         ResourceExhausted,
         Unavailable,

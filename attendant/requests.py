@@ -13,11 +13,21 @@ Image: TypeAlias = bytes | str | os.PathLike[str]
 Images: TypeAlias = list[Image] | tuple[Image, ...]
 
 
+Priority: TypeAlias = Literal["interactive", "bulk"]
+
+
 class CallOptions(TypedDict, total=False):
-    """What every call takes: its deadline and the id that logs know it by (random if none)."""
+    """What every call takes: its deadline and the id that logs know it by (random if none).
+
+    `priority` says whether somebody waits for the answer. `traceparent` and `tracestate` are the
+    trace it belongs to, by default OpenTelemetry's current one.
+    """
 
     timeout_seconds: float
     request_id: str
+    priority: Priority
+    traceparent: str
+    tracestate: str
 
 
 class TranslateOptions(CallOptions, total=False):

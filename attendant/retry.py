@@ -1,8 +1,9 @@
 """When a failed call is tried again: a policy and the state of one call. Knows no transport.
 
-UNAVAILABLE is tried again with exponential backoff and jitter. RESOURCE_EXHAUSTED is tried again
-only where the server's `grpc-retry-pushback-ms` says when; without it, or below 0, a retry cannot
-help. Nothing else is tried again, and nothing beyond the call's deadline.
+UNAVAILABLE is tried again with exponential backoff and jitter, and so is a call that its server cut
+off. RESOURCE_EXHAUSTED is tried again only where the server's `grpc-retry-pushback-ms` says when;
+without it, or below 0, a retry cannot help. Nothing else is tried again, and nothing beyond the
+call's deadline.
 """
 
 import random
@@ -14,6 +15,7 @@ import grpc
 from attendant.errors import (
     RETRY_PUSHBACK_KEY,
     AttendantError,
+    Cancelled,
     ResourceExhausted,
     Unavailable,
     error_from_call,
@@ -50,6 +52,7 @@ class Attempts:
     policy: RetryPolicy
     timeout_seconds: float
     request_id: str
+    other_metadata: tuple[tuple[str, str], ...] = ()
     num_attempts: int = 0
     answered: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -57,7 +60,7 @@ class Attempts:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What every attempt sends along."""
-        return (("x-request-id", self.request_id),)
+        return (("x-request-id", self.request_id), *self.other_metadata)
 
     def begin(self) -> float:
         """Counts an attempt and returns the seconds left for it."""
@@ -77,13 +80,22 @@ class Attempts:
         pushback = _pushback_seconds(failure)
         if pushback is not None and pushback < 0:
             return None
-        if isinstance(error, Unavailable):
+        if isinstance(error, Unavailable) or _was_cut_off(error):
             backoff = self.policy.backoff_seconds(self.num_attempts)
             return backoff if pushback is None else pushback
         return pushback if isinstance(error, ResourceExhausted) else None
 
     def _seconds_left(self) -> float:
         return self.started + self.timeout_seconds - time.monotonic()
+
+
+def _was_cut_off(error: AttendantError) -> bool:
+    """Whether the call came to a server that shut down before any code of it saw the call.
+
+    A gRPC server (tried: grpcio 1.85) resets what comes in while it stops, which arrives as
+    CANCELLED with this text; what is cancelled on this side has others.
+    """
+    return isinstance(error, Cancelled) and error.message == "CANCELLED"
 
 
 def _pushback_seconds(failure: grpc.RpcError) -> float | None:

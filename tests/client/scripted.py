@@ -53,11 +53,13 @@ class Script:
     answers: list[Any] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
     target: str = ""
 
     def answer(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
-        self.request_ids.append(dict(context.invocation_metadata())["x-request-id"])
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.request_ids.append(self.metadata[-1]["x-request-id"])
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Failure):
             answer.abort(context)

@@ -162,7 +162,8 @@ async def test_a_pause_takes_calls_while_health_says_that_the_server_leaves(mode
             codes.append(await translate(channel, "late").code())
             if codes[-1] is grpc.StatusCode.OK:
                 await server.logged("Translate")  # a full pipe would stop the server
-        assert codes[-1] is grpc.StatusCode.UNAVAILABLE
+        # The latter is what gRPC says itself, of a call that comes in just while it stops.
+        assert codes[-1] in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert len(codes) > 10
         assert monotonic() - started >= 1
         assert await server.rest() == 0
