@@ -20,8 +20,6 @@ def options_of(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
         # Tried on grpcio 1.85: without this one the timeout above is never acted on.
         ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
-        # gRPC would stop asking after the second time.
-        ("grpc.http2.max_pings_without_data", 0),
         (
             "grpc.http2.min_ping_interval_without_data_ms",
             _milliseconds(settings.min_ping_seconds),
