@@ -1,4 +1,4 @@
-"""Who makes the call that is served: a name, for those who share a model out among callers."""
+"""Who makes the call that is served: a name, for whoever has to tell callers apart."""
 
 from contextvars import ContextVar
 

@@ -82,7 +82,8 @@ class TranslationEngine:
         if not self.limits.max_beam_size:
             raise BundleError(_too_little_memory(card, self.precision, settings))
         self.default_options = default_options(card, max_beam_size=self.limits.max_beam_size)
-        self.degraded = _narrowed(card, self.limits.max_beam_size)
+        self._narrowed = _narrowed(card, self.limits.max_beam_size)
+        self.degraded = self._narrowed
         self.failed: str | None = None
         self.on_change: Callable[[], None] = lambda: None
         self._segmentation = Segmentation(card.segmentation)
@@ -278,7 +279,7 @@ class TranslationEngine:
             sequence.is_cancelled = True
         removed = self._scheduler.remove(call.sequences)
         self._measures.queued(-removed)
-        self._measures.left_the_queue(removed)
+        self._measures.left_the_queue(removed, "cancelled")
 
     def _deliver_death(self) -> None:
         """Called by a decode worker, on its thread."""
@@ -286,14 +287,12 @@ class TranslationEngine:
 
     def _worker_died(self) -> None:
         """Say so; where no decode thread is left, end those who wait and refuse whoever comes."""
-        num_deaths = sum(worker.num_deaths for worker in self._workers)
-        num_dead = sum(worker.is_dead for worker in self._workers)
-        self.degraded = f"decode threads have died {num_deaths} times; the log says why"
-        if num_dead == len(self._workers):
+        self.degraded = "; ".join(filter(None, (self._narrowed, "a decode thread has died")))
+        if all(worker.is_dead for worker in self._workers):
             self.failed = "its decode threads have died"
             waiting = self._scheduler.take_all()
             self._measures.queued(-len(waiting))
-            self._measures.left_the_queue(len(waiting))
+            self._measures.left_the_queue(len(waiting), "error")
             for sequence in waiting:
                 sequence.error = InternalError()
                 if not sequence.is_cancelled:

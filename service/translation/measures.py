@@ -4,6 +4,7 @@ Called from the decode workers and the event loop; the collectors are thread-saf
 """
 
 from collections.abc import Sequence as SequenceOf
+from typing import Literal
 
 from service.errors import DeadlineUnmeetable, Overloaded
 from service.metrics import Metrics
@@ -44,9 +45,9 @@ class TranslationMeasures:
         """So many sequences wait more (or, if negative, fewer)."""
         self._waiting.inc(count)
 
-    def left_the_queue(self, count: int) -> None:
-        """So many sequences were cancelled before they joined."""
-        self._ended["cancelled"].inc(count)
+    def left_the_queue(self, count: int, reason: Literal["cancelled", "error"]) -> None:
+        """So many sequences ended before they joined."""
+        self._ended[reason].inc(count)
 
     def rejected(self, reason: str) -> None:
         """A call was refused."""

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from service.errors import InternalError
-from service.translation.faults import is_out_of_memory, run_by_halves
+from service.translation.faults import Failures, run_by_halves
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
 from service.translation.rows import RowTable
@@ -116,6 +116,7 @@ class DecodeWorker:
         self._row_budget = runner.table.capacity
         self._on_death = on_death
         self.num_deaths = 0
+        self._results = StepResults()  # of the turn that runs
         self._thread = self._new_thread()
 
     def start(self) -> None:
@@ -135,7 +136,7 @@ class DecodeWorker:
 
     def turn(self) -> StepResults:
         """Let sequences leave and join, then run one step; blocks while there is none to run."""
-        results = StepResults()
+        results = self._results = StepResults()
         self._drop_cancelled(results)
         self._admit(results)
         self._make_room()
@@ -156,14 +157,6 @@ class DecodeWorker:
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name="decode", daemon=True)
 
-    @property
-    def _max_rows(self) -> int:
-        """How many rows the next step may have; whoever joined first always goes on."""
-        if not self._running:
-            return self._row_budget
-        first = min(self._running, key=lambda sequence: sequence.admitted_at)
-        return min(self._runner.num_rows_next, max(self._row_budget, first.beam_size))
-
     def _run(self) -> None:
         try:
             while not (self._scheduler.is_closed and self.is_idle):
@@ -176,7 +169,7 @@ class DecodeWorker:
     def _die(self) -> None:
         """Those who run end with an error; what is left begins anew in another thread, once."""
         self.num_deaths += 1
-        results = StepResults()
+        results = self._results  # what the turn had found out before is told all the same
         running, self._running = self._running, []
         self._measures.died(running, self._runner.table)
         self._runner.table.clear()
@@ -203,7 +196,7 @@ class DecodeWorker:
         now = time.monotonic()
         joining = [sequence for sequence in taken if not sequence.is_cancelled]
         results.finished += [sequence for sequence in taken if sequence.is_cancelled]
-        self._measures.left_the_queue(len(taken) - len(joining))
+        self._measures.left_the_queue(len(taken) - len(joining), "cancelled")
         if not joining:
             return
         for sequence in joining:
@@ -219,10 +212,9 @@ class DecodeWorker:
         """Encode sequences that have their rows; who cannot be encoded ends with an error."""
         begun = time.monotonic()
         paddings: list[int] = []
-        failing = run_by_halves(
-            lambda some: paddings.append(self._runner.admit(some)), joining, "encoding"
-        )
-        self._fail(failing, results)
+        failures = run_by_halves(lambda some: paddings.append(self._runner.admit(some)), joining)
+        _log("an encoder run", failures, len(joining))
+        self._fail(failures.members, results)
         encode_seconds = time.monotonic() - begun
         encoded = [sequence for sequence in joining if sequence.error is None]
         for sequence in encoded:
@@ -236,7 +228,9 @@ class DecodeWorker:
         Their answers are the same then: nobody shares in them.
         """
         leaving: list[Sequence] = []
-        while self._num_rows > self._max_rows:
+        while self._num_rows > self._runner.num_rows_next or (
+            self._num_rows > self._row_budget and len(self._running) > 1
+        ):
             last = max(self._running, key=lambda sequence: sequence.admitted_at)
             self._measures.set_back(last, self._runner.table)
             self._release([last])
@@ -276,12 +270,14 @@ class DecodeWorker:
         def step(rows: SequenceOf[int]) -> None:
             logits.append(self._runner.step(range(rows[0], rows[-1] + 1)))
 
-        errors: list[Exception] = []
-        failing = run_by_halves(step, range(table.num_rows), "a decode step", errors.append)
-        if any(map(is_out_of_memory, errors)):
+        failures = run_by_halves(step, range(table.num_rows))
+        _log("a decode step", failures, table.num_rows)
+        if failures.lack_memory:
             self._row_budget = max(1, table.num_rows // 2)
             logger.warning("no memory for %d rows; %d from now", table.num_rows, self._row_budget)
-        owners = {id(owner): owner for row in failing if (owner := table.owners[row]) is not None}
+        owners = {
+            id(owner): owner for row in failures.members if (owner := table.owners[row]) is not None
+        }
         self._fail(list(owners.values()), results)
         return logits[-1] if self._running else None
 
@@ -329,3 +325,16 @@ class DecodeWorker:
         self._running = [one for one in self._running if id(one) not in ended]
         if not self._running:
             self._runner.table.close_gaps(self._runner)
+
+
+def _log(what: str, failures: Failures[Any], count: int) -> None:
+    """One line, with one traceback, however many runs it took."""
+    if failures.errors:
+        num_failed = len(failures.members)
+        logger.error(
+            "%s of %d failed, again by halves for %d of them",
+            what,
+            count,
+            num_failed,
+            exc_info=failures.errors[-1],
+        )

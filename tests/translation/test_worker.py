@@ -135,6 +135,26 @@ def test_who_finds_no_memory_runs_fewer_rows_and_nobody_fails(beam_size: int) ->
     assert max(rows_at_steps) == 12  # the memory is there again
 
 
+def test_a_thread_that_dies_answers_those_who_join_and_those_who_had_failed() -> None:
+    """Regression: what a turn had found out before it died was told to nobody."""
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    unreadable, dying, later = three(2)
+    runner.failing_sources = {tuple(unreadable.source_ids.tolist())}
+    runner.dying_steps = {1}  # behind the encoder, before the step
+    bench.add(unreadable, dying)
+    worker = bench.workers[0]
+    worker.start()
+    bench.scheduler.add([later])
+    bench.scheduler.close()
+    worker.join()
+    assert isinstance(unreadable.error, InternalError)
+    assert isinstance(dying.error, InternalError)
+    assert sorted(map(id, bench.finished)) == sorted(map(id, (unreadable, dying, later)))
+    assert worker.num_deaths == 1
+    assert runner.table.num_rows == 0
+
+
 def test_a_step_that_fails_once_ends_nobody() -> None:
     runner = FakeRunner(SCRIPT)
     runner.failing_steps = {3}
