@@ -1,7 +1,7 @@
 """Log lines, plain or JSON, each with the id of its request.
 
-Never texts, images, tokens or addresses. What an exception says may quote them, so of a call that
-failed by a bug its traceback is logged without its message, unless that is asked for.
+Never texts, images, tokens or addresses. What an exception says may quote them, so of each only the
+traceback and the type are logged, whoever logs it, unless more is asked for.
 """
 
 import json
@@ -12,7 +12,7 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 REQUEST_ID_HEADER = "x-request-id"
 
@@ -26,7 +26,8 @@ def configure_logging(
 ) -> None:
     """Send everything from `level` on to standard error; with `contents`, callers' words, too."""
     stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(_JsonFormatter() if log_format == "json" else _PlainFormatter())
+    kind = _JsonFormatter if log_format == "json" else _PlainFormatter
+    stream.setFormatter(kind(contents=contents))
     logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
     if not contents:
         logging.getLogger("aiohttp.server").addFilter(_leave_out_contents)
@@ -41,14 +42,6 @@ def _leave_out_contents(record: logging.LogRecord) -> bool:
         record.msg, record.args = "a request was not served: %s", (error.__name__,)
     record.exc_info = None
     return True
-
-
-def log_failure(logger: logging.Logger, what: str, error: BaseException, *, whole: bool) -> None:
-    """Log a bug that a call met: where it happened, and if `whole` what its exception says."""
-    if whole:
-        logger.error("%s failed", what, exc_info=error)
-    else:
-        logger.error("%s failed\n%s", what, "".join(_places(error)))
 
 
 def _places(error: BaseException) -> Iterator[str]:
@@ -68,16 +61,24 @@ def request_id_or_new(given: str | None) -> str:
     return uuid.uuid4().hex
 
 
-class _PlainFormatter(logging.Formatter):
-    def __init__(self) -> None:
+class _Formatter(logging.Formatter):
+    def __init__(self, *, contents: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
+        self._contents = contents
 
+    def formatException(self, ei: Any) -> str:
+        if self._contents:
+            return super().formatException(ei)
+        return "".join(_places(ei[1])) if ei[1] is not None else ""
+
+
+class _PlainFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = current_request_id.get()
         return super().format(record)
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),

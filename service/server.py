@@ -234,7 +234,6 @@ class Server:
             metrics=self.metrics,
             access=self._access,
             open_metrics=self.settings.open_metrics,
-            log_contents=self.settings.log_contents,
         )
         application = api.application(max_message_bytes=self.settings.max_message_bytes)
         context = self._certificates.http_context() if self._certificates is not None else None
@@ -248,7 +247,6 @@ class Server:
             lifecycle=self.lifecycle,
             metrics=self.metrics,
             access=self._access,
-            log_contents=self.settings.log_contents,
         )
         options = options_of(self.settings)
         server = grpc.aio.server(interceptors=[interceptor], options=options)

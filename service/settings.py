@@ -178,8 +178,8 @@ class Settings(BaseSettings):
     log_format: Literal["plain", "json"] = Field("plain", description="one line, or one JSON, each")
     log_contents: bool = Field(
         False,
-        description="log what an exception says, too, of a call that fails by a bug and of what is "
-        "no HTTP: it may quote what the caller sent",
+        description="log what exceptions say, too, and what is no HTTP: both may quote what a "
+        "caller sent",
     )
 
     @model_validator(mode="after")

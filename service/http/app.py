@@ -31,7 +31,7 @@ from service.errors import (
 )
 from service.http.errors import error_response, response_of_http_exception
 from service.lifecycle import Lifecycle, Phase
-from service.logs import REQUEST_ID_HEADER, current_request_id, log_failure, request_id_or_new
+from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
 from service.metrics import CONTENT_TYPE, Metrics
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,6 @@ class HttpApi:
     metrics: Metrics
     access: Access
     open_metrics: bool
-    log_contents: bool
 
     def application(self, *, max_message_bytes: int) -> web.Application:
         """The aiohttp application, all routes in it."""
@@ -131,8 +130,8 @@ class HttpApi:
             return error_response(error)
         except web.HTTPException as error:
             return response_of_http_exception(error)
-        except Exception as error:
-            log_failure(logger, _route(request), error, whole=self.log_contents)
+        except Exception:
+            logger.exception("%s failed", _route(request))
             return error_response(InternalError())
 
     def _identify(self, request: web.Request) -> None:

@@ -21,7 +21,7 @@ from service.access import Access
 from service.callers import current_caller
 from service.errors import AttendantError, InternalError, Unauthenticated, UndecodableMessage
 from service.lifecycle import Lifecycle
-from service.logs import REQUEST_ID_HEADER, current_request_id, log_failure, request_id_or_new
+from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
 from service.metrics import Metrics
 from service.rpc.status import shorten, to_status
 
@@ -79,13 +79,10 @@ class _Wrapped:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """One for the whole server."""
 
-    def __init__(
-        self, *, lifecycle: Lifecycle, metrics: Metrics, access: Access, log_contents: bool
-    ) -> None:
+    def __init__(self, *, lifecycle: Lifecycle, metrics: Metrics, access: Access) -> None:
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._access = access
-        self._log_contents = log_contents
         self._wrapped: dict[str, _Wrapped] = {}
 
     async def intercept_service(
@@ -184,10 +181,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except AttendantError as error:
             code = error.status
             await _abort(context, error, trailers)
-        except Exception as error:
+        except Exception:
             code = "INTERNAL"
-            what = f"{method.service}/{method.name}"
-            log_failure(logger, what, error, whole=self._log_contents)
+            logger.exception("%s/%s failed", method.service, method.name)
             await _abort(context, InternalError(), trailers)
         finally:
             self._account(method, code, perf_counter() - started)
