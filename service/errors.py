@@ -15,7 +15,8 @@ AttendantError
 ├── ResourceExhausted         RESOURCE_EXHAUSTED   RESOURCE_EXHAUSTED
 │   ├── MessageTooLarge                            MESSAGE_TOO_LARGE
 │   ├── Overloaded                                 QUEUE_FULL
-│   └── DeadlineUnmeetable                         DEADLINE_UNMEETABLE
+│   │   └── CallerQueueFull                        CALLER_QUEUE_FULL
+│   └── DeadlineUnreachable                        DEADLINE_UNREACHABLE
 ├── Unavailable               UNAVAILABLE          UNAVAILABLE
 │   ├── Starting                                   STARTING
 │   ├── Draining                                   DRAINING
@@ -143,10 +144,16 @@ class Overloaded(ResourceExhausted):
     reason = "QUEUE_FULL"
 
 
-class DeadlineUnmeetable(ResourceExhausted):
-    """At the measured rate the answer would come after the caller's deadline."""
+class CallerQueueFull(Overloaded):
+    """The caller has as much in the queue as one caller may."""
 
-    reason = "DEADLINE_UNMEETABLE"
+    reason = "CALLER_QUEUE_FULL"
+
+
+class DeadlineUnreachable(ResourceExhausted):
+    """The answer would come after the caller's deadline, or make another call miss its own."""
+
+    reason = "DEADLINE_UNREACHABLE"
 
 
 class Unavailable(AttendantError):

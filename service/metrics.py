@@ -55,6 +55,8 @@ class Metrics:
     wasted_tokens: Counter
     sequences_finished: Counter
     requests_rejected: Counter
+    deadlines: Counter
+    predicted_wait_seconds: Gauge
     decode_thread_deaths: Counter
 
     images: Counter
@@ -126,6 +128,15 @@ class Metrics:
                 "attendant_requests_rejected_total",
                 "Calls refused at the door, by why.",
                 ("model", "reason"),
+            ),
+            deadlines=counter(
+                "attendant_deadlines_total",
+                "Calls with a deadline that were let in and not cancelled, by whether it was met.",
+                ("model", "outcome"),
+            ),
+            predicted_wait_seconds=gauge(
+                "attendant_predicted_wait_seconds",
+                "Seconds that an interactive call would wait that came now.",
             ),
             decode_thread_deaths=counter(
                 "attendant_decode_thread_deaths_total", "Decode threads that a bug has ended."

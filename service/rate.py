@@ -1,39 +1,51 @@
-"""How fast something is finished: what a refused caller's retry hint is computed from."""
+"""How fast work gets done while there is enough of it: what predictions are computed from."""
 
 from time import monotonic
 
-# A retry hint while nothing has been measured yet.
-UNMEASURED_SECONDS = 1.0
+WINDOW_SECONDS = 0.1  # of one sample: shorter ones see sequences finish in lumps
+WEIGHT = 0.2  # of a new sample: the average forgets half in 0.3 s under load
 
 
-class RateMeter:
-    """Seconds between two finished units while any wait: a moving average over about twenty."""
+class WorkRate:
+    """Work finished a second while more waits: a moving average; before the first sample a guess.
 
-    _WEIGHT = 0.05
+    Where nothing waits, what is finished says what was asked for, and not what could be done.
+    """
 
     def __init__(self) -> None:
-        self._seconds_a_unit: float | None = None
-        self._last_finished = 0.0
+        self._work_a_second: float | None = None
+        self._is_guess = True
+        self._last = 0.0
+        self._waited = False
+        self._work = self._seconds = 0.0  # of the window that is open
 
-    def finished(self, admitted: float, *, others_wait: bool = True) -> None:
-        """A unit that was admitted at `admitted` (time.monotonic()) is done now.
+    def finished(self, work: float, *, others_wait: bool, now: float | None = None) -> None:
+        """So much work is done now, and others wait for theirs or do not."""
+        now = monotonic() if now is None else now
+        if self._waited:
+            self._work += work
+            self._seconds += now - self._last
+            if self._seconds >= WINDOW_SECONDS:
+                self._sample(self._work / self._seconds)
+                self._work = self._seconds = 0.0
+        self._last, self._waited = now, others_wait
 
-        Where nothing else waits, its seconds are its own latency, which says nothing of a rate.
-        """
-        now = monotonic()
-        interval = now - max(admitted, self._last_finished)
-        self._last_finished = now
-        if not others_wait:
-            return
-        if self._seconds_a_unit is None:
-            self._seconds_a_unit = interval
-        self._seconds_a_unit += self._WEIGHT * (interval - self._seconds_a_unit)
+    def suppose(self, work_a_second: float) -> None:
+        """A guess, which counts until there is a sample."""
+        if self._is_guess:
+            self._work_a_second = work_a_second
 
-    def seconds(self, num_units: int) -> float | None:
-        """Seconds that so many units take; None before the first."""
-        return None if self._seconds_a_unit is None else num_units * self._seconds_a_unit
+    @property
+    def work_a_second(self) -> float | None:
+        """None where nothing was measured yet, nor guessed."""
+        return self._work_a_second
 
-    def retry_seconds(self, num_units: int) -> float:
-        """When a caller may come back who has to wait for so many units to be finished."""
-        seconds = self.seconds(num_units)
-        return UNMEASURED_SECONDS if seconds is None else max(seconds, 0.001)
+    def seconds(self, work: float) -> float:
+        """How long so much work takes; 0 where nothing is known yet."""
+        return work / self._work_a_second if self._work_a_second else 0.0
+
+    def _sample(self, work_a_second: float) -> None:
+        if self._work_a_second is None or self._is_guess:
+            self._work_a_second = work_a_second
+            self._is_guess = False
+        self._work_a_second += WEIGHT * (work_a_second - self._work_a_second)

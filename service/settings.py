@@ -153,6 +153,12 @@ class Settings(BaseSettings):
     max_queued_sequences: int = Field(
         4096, ge=1, description="sentences a model lets wait; further calls are refused"
     )
+    caller_queue_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of a queue that one caller may fill, where callers have names",
+    )
     max_text_bytes: int = Field(65536, ge=1, description="largest single text, UTF-8 bytes")
 
     image_threads: int = Field(

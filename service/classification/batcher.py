@@ -6,7 +6,6 @@ happens on the event loop, so nothing here is locked.
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +14,7 @@ from time import perf_counter
 from typing import Generic, TypeVar
 
 from service.errors import Draining
+from service.waiting import ANYWHERE, Line, Place
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,11 +28,12 @@ class Answer(Generic[Result]):
     run_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
     arrived: float
     answer: asyncio.Future[Answer[Result]]
+    place: Place
 
 
 class Batcher(Generic[Item, Result]):
@@ -55,7 +56,7 @@ class Batcher(Generic[Item, Result]):
         self._max_size = max_size
         self._delay_seconds = delay_seconds
         self._num_runs = num_runs
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._waiting: Line[_Waiting[Item, Result]] = Line()
         self._num_announced = 0
         self._changed = asyncio.Event()
         self._threads = ThreadPoolExecutor(num_runs, thread_name_prefix="classify")
@@ -72,10 +73,7 @@ class Batcher(Generic[Item, Result]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for waiting in self._waiting:
-            if not waiting.answer.done():
-                waiting.answer.set_exception(Draining("the model is being unloaded"))
-        self._waiting.clear()
+        _fail(self._waiting.take(len(self._waiting)), Draining("the model is being unloaded"))
         self._threads.shutdown(wait=False)
 
     def announce(self) -> None:
@@ -87,11 +85,11 @@ class Batcher(Generic[Item, Result]):
         self._num_announced -= 1
         self._changed.set()
 
-    async def submit(self, item: Item) -> Answer[Result]:
+    async def submit(self, item: Item, place: Place = ANYWHERE) -> Answer[Result]:
         """The item's result. Whoever is cancelled here is left out of the next batch."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer[Result]] = loop.create_future()
-        self._waiting.append(_Waiting(item, loop.time(), answer))
+        self._waiting.add([_Waiting(item, loop.time(), answer, place)])
         self._changed.set()
         return await answer
 
@@ -112,7 +110,7 @@ class Batcher(Generic[Item, Result]):
         self._changed.set()
 
     async def _wait_for_company(self) -> None:
-        deadline = self._waiting[0].arrived + self._delay_seconds
+        deadline = next(iter(self._waiting)).arrived + self._delay_seconds
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 while self._num_announced and len(self._waiting) < self._max_size:
@@ -124,7 +122,7 @@ class Batcher(Generic[Item, Result]):
         share = math.ceil(len(self._waiting) / (self._num_runs - len(self._running)))
         batch: list[_Waiting[Item, Result]] = []
         while self._waiting and len(batch) < min(self._max_size, share):
-            waiting = self._waiting.popleft()
+            (waiting,) = self._waiting.take(1)
             if not waiting.answer.done():
                 batch.append(waiting)
         return batch

@@ -13,23 +13,21 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from service.admission import Admission, Admitted, Demand
 from service.bundle import Bundle
 from service.classification.batcher import Answer, Batcher
 from service.classification.image import Preprocessor
 from service.classification.runner import Batching, ClassifierRunner
-from service.errors import (
-    AttendantError,
-    DeadlineUnmeetable,
-    InvalidImage,
-    InvalidOption,
-    Overloaded,
-)
+from service.classification.turns import Turns
+from service.errors import AttendantError, InvalidImage, InvalidOption, ResourceExhausted
 from service.metrics import Metrics
-from service.rate import RateMeter
 from service.runtime import choose_device, choose_precision, num_cores
 from service.settings import Settings
+from service.waiting import Backlog, Place
 
 DEFAULT_TOP_K = 5
+
+WEIGHT = 0.05  # of the newest image in the moving average of seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,6 @@ class ClassificationEngine:
         card = bundle.classification
         self.labels = card.labels
         self._multi_label = card.multi_label
-        self._max_queued = settings.max_queued_images
         self._metrics = metrics
         self._num_threads = settings.image_threads or num_cores()
         self._preprocess = Preprocessor(card.image, max_pixels=settings.max_image_pixels)
@@ -103,8 +100,15 @@ class ClassificationEngine:
             ),
         )
         self._delay_seconds = settings.image_batch_delay_seconds
-        self._num_queued = 0
-        self._rate = RateMeter()
+        self._backlog = Backlog()  # and those that are being classified
+        self._admission = Admission(
+            self._backlog,
+            unit="images",
+            max_queued=settings.max_queued_images,
+            caller_share=settings.caller_queue_share,
+            on_ended=self._count_deadline,
+        )
+        self._image_seconds = self._fastest_image_seconds = 0.0
 
     def start(self, on_change: Callable[[], None] = lambda: None) -> None:
         """Begin to serve, on the running loop; what `on_change` would tell of does not happen."""
@@ -116,6 +120,9 @@ class ClassificationEngine:
         )
         self._batcher.start()
         self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="preprocess")
+        self._turns = Turns(self._num_threads)
+        predicted_wait = self._metrics.predicted_wait_seconds.labels(self.model_name)
+        predicted_wait.set_function(self._admission.watch_wait())
 
     async def stop(self) -> None:
         """Refuse what still waits and end the threads."""
@@ -131,15 +138,22 @@ class ClassificationEngine:
     ) -> Classification:
         """Classify every image; one that cannot be decoded has an error of its own.
 
-        Raises InvalidOption; Overloaded and DeadlineUnmeetable before any work is done.
+        Raises InvalidOption; Overloaded, CallerQueueFull and DeadlineUnreachable before any work is
+        done.
         """
         started = monotonic()
         top_k = self._check_top_k(top_k)
-        self._admit(len(images), deadline_seconds)
-        tasks = [asyncio.create_task(self._classify(image, top_k)) for image in images]
-        for task in tasks:
-            task.add_done_callback(self._release)  # runs even if it is cancelled before it began
-        classified = await asyncio.gather(*tasks)
+        admitted = self._admit(len(images), deadline_seconds)
+        place = admitted.place
+        tasks = [asyncio.create_task(self._classify(image, top_k, place)) for image in images]
+        for task in tasks:  # runs even if it is cancelled before it began
+            task.add_done_callback(lambda _: self._change_backlog(place, -1))
+        is_answered = False
+        try:
+            classified = await asyncio.gather(*tasks)
+            is_answered = True
+        finally:
+            self._admission.ended(admitted, is_answered=is_answered)
         return Classification(
             [one.result for one in classified], _timing(classified, monotonic() - started)
         )
@@ -154,46 +168,35 @@ class ClassificationEngine:
             )
         return top_k
 
-    def _admit(self, num_images: int, deadline_seconds: float | None) -> None:
+    def _admit(self, num_images: int, deadline_seconds: float | None) -> Admitted:
         """Take a call whole or refuse it whole."""
-        excess = self._num_queued + num_images - self._max_queued
-        if excess > 0:
-            self._metrics.requests_rejected.labels(self.model_name, Overloaded.reason).inc()
-            raise self._overloaded(num_images, excess)
-        seconds = self._rate.seconds(self._num_queued)  # what is ahead; of itself nothing is known
-        if deadline_seconds is not None and seconds is not None and seconds > deadline_seconds:
-            self._metrics.requests_rejected.labels(self.model_name, DeadlineUnmeetable.reason).inc()
-            raise DeadlineUnmeetable(
-                f"the {self._num_queued} images that wait take {seconds:.3f} s, "
-                f"the deadline is in {deadline_seconds:.3f} s"
-            )
-        self._num_queued += num_images
-        self._metrics.requests_waiting.labels(self.model_name).set(self._num_queued)
+        demand = Demand(num_images, num_images, self._image_seconds, self._fastest_image_seconds)
+        try:
+            admitted = self._admission.admit(demand, deadline_seconds)
+        except ResourceExhausted as error:
+            self._metrics.requests_rejected.labels(self.model_name, error.reason).inc()
+            raise
+        self._change_backlog(admitted.place, num_images)
+        return admitted
 
-    def _release(self, task: object) -> None:
-        self._num_queued -= 1
-        self._metrics.requests_waiting.labels(self.model_name).set(self._num_queued)
+    def _change_backlog(self, place: Place, num_images: int) -> None:
+        """So many images more, or fewer, wait or are being classified."""
+        self._backlog.change(place, num_images, num_images)
+        self._metrics.requests_waiting.labels(self.model_name).set(self._backlog.total_units)
 
-    def _overloaded(self, num_images: int, excess: int) -> Overloaded:
-        if num_images > self._max_queued:
-            return Overloaded(
-                f"the call has {num_images} images, the queue takes {self._max_queued} at most"
-            )
-        return Overloaded(
-            f"{self._num_queued} images wait, {num_images} more would pass the limit of "
-            f"{self._max_queued}",
-            retry_after_seconds=self._rate.retry_seconds(excess),
-        )
+    def _count_deadline(self, is_met: bool) -> None:
+        outcome = "met" if is_met else "missed"
+        self._metrics.deadlines.labels(self.model_name, outcome).inc()
 
-    async def _classify(self, content: bytes, top_k: int) -> _Classified:
+    async def _classify(self, content: bytes, top_k: int, place: Place) -> _Classified:
         """One image from admission to its labels."""
         admitted = monotonic()
         try:
-            answer, preprocess_seconds = await self._logits(content)
+            answer, preprocess_seconds = await self._logits(content, place)
         except InvalidImage as error:
             return _Classified(ClassificationResult(error))
-        self._rate.finished(admitted, others_wait=self._num_queued > 0)
         seconds = monotonic() - admitted
+        self._learn(preprocess_seconds + answer.run_seconds)
         self._metrics.images.labels(self.model_name).inc()
         self._metrics.queue_seconds.labels(self.model_name).observe(
             max(seconds - preprocess_seconds - answer.run_seconds, 0.0)
@@ -203,15 +206,27 @@ class ClassificationEngine:
             ClassificationResult(None, labels), preprocess_seconds, answer.run_seconds, seconds
         )
 
-    async def _logits(self, content: bytes) -> tuple[Answer[NDArray[np.float32]], float]:
+    def _learn(self, seconds: float) -> None:
+        """An image is done that took so long, waiting aside."""
+        self._admission.rate.finished(1, others_wait=self._backlog.total_units > 1)  # but itself
+        if not self._image_seconds:
+            self._image_seconds = self._fastest_image_seconds = seconds
+        self._admission.rate.suppose(1 / self._image_seconds)
+        self._image_seconds += WEIGHT * (seconds - self._image_seconds)
+        self._fastest_image_seconds = min(self._fastest_image_seconds, seconds)
+
+    async def _logits(
+        self, content: bytes, place: Place
+    ) -> tuple[Answer[NDArray[np.float32]], float]:
         self._batcher.announce()
         try:
-            pixels, preprocess_seconds = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._timed_preprocess, content
-            )
+            async with self._turns.turn(place):
+                pixels, preprocess_seconds = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._timed_preprocess, content
+                )
         finally:
             self._batcher.retract()
-        return await self._batcher.submit(pixels), preprocess_seconds
+        return await self._batcher.submit(pixels, place), preprocess_seconds
 
     def _timed_preprocess(self, content: bytes) -> tuple[NDArray[np.float32], float]:
         started = monotonic()

@@ -19,7 +19,7 @@ from attendant.v1 import classification_pb2, translation_pb2
 from attendant.v1.classification_pb2 import ClassifyRequest
 from attendant.v1.translation_pb2 import TranslateRequest
 from service.access import Access
-from service.callers import current_caller
+from service.callers import PRIORITY_HEADER, current_caller, current_priority, read_priority
 from service.errors import (
     AttendantError,
     InternalError,
@@ -135,7 +135,10 @@ class HttpApi:
             return error_response(InternalError())
 
     def _identify(self, request: web.Request) -> None:
-        """Learn who calls. Raises Unauthenticated, wherever it matters, before a body is read."""
+        """Learn who calls, and how urgent it is.
+
+        Raises Unauthenticated, wherever it matters, and InvalidArgument before a body is read.
+        """
         if request.path in _OPEN_PATHS or (request.path == "/metrics" and self.open_metrics):
             return
         token = self.access.check_token(request.headers.get("Authorization"))
@@ -145,6 +148,7 @@ class HttpApi:
         name = _certificate_name(certificate) if certificate else ""
         headers = {key.lower(): value for key, value in request.headers.items()}
         current_caller.set(self.access.name_caller(token, name, headers))
+        current_priority.set(read_priority(headers.get(PRIORITY_HEADER)))
 
 
 class HttpServer:

@@ -18,8 +18,14 @@ import grpc
 import grpc.aio
 
 from service.access import Access
-from service.callers import current_caller
-from service.errors import AttendantError, InternalError, Unauthenticated, UndecodableMessage
+from service.callers import PRIORITY_HEADER, current_caller, current_priority, read_priority
+from service.errors import (
+    AttendantError,
+    InternalError,
+    ResourceExhausted,
+    Unauthenticated,
+    UndecodableMessage,
+)
 from service.lifecycle import Lifecycle
 from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
 from service.metrics import Metrics
@@ -189,16 +195,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._account(method, code, perf_counter() - started)
 
     def _identify(self, method: _Method, metadata: Any, context: Context) -> None:
-        """Learn who calls. Raises Unauthenticated."""
+        """Learn who calls, and how urgent it is. Raises Unauthenticated and InvalidArgument."""
         token = self._check_token(method, metadata)
         certificate = _certificate_name(context) if self._access.needs_certificate else ""
         name = self._access.name_caller(token, certificate, dict(metadata or ()))
         current_caller.set(name)
+        if method.is_own:
+            current_priority.set(read_priority(_metadata_value(metadata, PRIORITY_HEADER)))
 
     def _account(self, method: _Method, code: str, seconds: float) -> None:
         self._metrics.calls_handled.labels(*method.labels, code).inc()
         self._metrics.call_seconds.labels(*method.labels).observe(seconds)
-        level = logging.INFO if method.is_own else logging.DEBUG
+        # Refusals are counted, not logged one by one: that would make an overload worse.
+        is_news = method.is_own and code != ResourceExhausted.status
+        level = logging.INFO if is_news else logging.DEBUG
         logger.log(level, "%s/%s %s in %.1f ms", method.service, method.name, code, seconds * 1000)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
+from service.admission import Admitted
 from service.errors import AttendantError, InternalError
 from service.translation.options import DecodingOptions, FinishReason
 from service.translation.preparation import PreparedText
@@ -43,6 +44,7 @@ class Call:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.results = [TranslationResult()] * len(prepared)
         self.sequences: list[Sequence] = []
+        self.admitted: Admitted | None = None  # None: there is nothing to decode
         self._prepared = prepared
         self._options = options
         self._rules = rules
@@ -53,6 +55,12 @@ class Call:
             None if isinstance(one, AttendantError) else self._text(index, one, arrived_at)
             for index, one in enumerate(prepared)
         ]
+
+    def take_place(self, admitted: Admitted) -> None:
+        """It was let in: this is where its sequences wait."""
+        self.admitted = admitted
+        for sequence in self.sequences:
+            sequence.place = admitted.place
 
     def begin(self) -> None:
         """Finish what has nothing to decode: texts with an error, and texts without tokens."""

@@ -13,23 +13,24 @@ from collections.abc import Sequence as SequenceOf
 from functools import partial
 from typing import Protocol
 
+from service.admission import Admission, Admitted, Demand
 from service.bundle import Bundle, Direction, TranslationCard
 from service.errors import (
     AttendantError,
     BundleError,
-    DeadlineUnmeetable,
     Draining,
     InternalError,
     InvalidArgument,
     ModelUnavailable,
     Overloaded,
+    ResourceExhausted,
 )
 from service.metrics import Metrics
-from service.rate import RateMeter
 from service.runtime import Device, choose_device, choose_precision
 from service.settings import Settings
 from service.translation.caches import CacheSizes
 from service.translation.call import Call, Emit
+from service.translation.expectation import Expectation
 from service.translation.measures import TranslationMeasures
 from service.translation.options import (
     DecodingOptions,
@@ -45,13 +46,16 @@ from service.translation.runner import Workers, open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
 from service.translation.tokenizer import Tokenizer
-from service.translation.warmup import warm_up
+from service.translation.warmup import Speed, warm_up
 from service.translation.worker import DecodeWorker, StepResults, StepRunner
 
 logger = logging.getLogger(__name__)
 
 # Texts of a call with more characters than this are prepared in a thread: 1 ms of the event loop.
 INLINE_CHARACTERS = 4000
+
+# Of the speed of the first steps, as long as there is no measured rate; encoding takes the rest.
+GUESSED_SHARE = 0.5
 
 
 class OpenRunners(Protocol):
@@ -95,17 +99,23 @@ class TranslationEngine:
             settings.max_text_bytes,
             settings.max_queued_sequences,
         )
-        self._max_queued = settings.max_queued_sequences
         self._measures = TranslationMeasures(metrics, self.model_name)
-        self._rate = RateMeter()
         workers = Workers.of(settings)
         runners = open_runners(bundle, self.precision, self.device, workers)
         self._scheduler = Scheduler(
             num_workers=len(runners), encode_tokens_per_step=settings.encode_tokens_per_step
         )
         self._log_caches(card, settings)
-        for runner in runners:
-            warm_up(runner, card)
+        speeds = [warm_up(runner, card) for runner in runners]
+        self._expectation = Expectation(max(speed.seconds for speed in speeds))
+        self._admission = Admission(
+            self._scheduler.backlog,
+            unit="sequences",
+            max_queued=settings.max_queued_sequences,
+            caller_share=settings.caller_queue_share,
+            on_ended=self._measures.deadline_ended,
+        )
+        self._admission.rate.suppose(_guessed_rate(speeds))
         rules = TokenRules.from_card(card)
         self._workers = [
             DecodeWorker(
@@ -135,6 +145,7 @@ class TranslationEngine:
         """
         self._loop = asyncio.get_running_loop()
         self.on_change = on_change
+        self._measures.show_wait(self._admission.watch_wait())
         for worker in self._workers:
             worker.start()
 
@@ -155,19 +166,20 @@ class TranslationEngine:
     ) -> Translation:
         """Translate every text; one that cannot be has an error of its own.
 
-        Cancelling it frees its rows within one step. Raises Overloaded and DeadlineUnmeetable
-        before anything is decoded, and InvalidArgument where a multilingual model gets no
-        direction.
+        Cancelling it frees its rows within one step. Raises Overloaded, CallerQueueFull and
+        DeadlineUnreachable before anything is decoded, and InvalidArgument where a multilingual
+        model gets no direction.
         """
         begun = time.monotonic()
         direction = direction or self._only_direction
-        prepared = await self._prepare(contents, direction, options, segmentation)
+        deadline = None if deadline_seconds is None else begun + deadline_seconds
+        prepared = await self._prepare(contents, direction, options, segmentation, deadline)
         preprocess_seconds = time.monotonic() - begun
-        call = self._submit(prepared, direction, options, begun, deadline_seconds)
+        call = self._submit(prepared, direction, options, begun, deadline)
         try:
             await call.done
         finally:
-            self._abandon(call)
+            self._end(call)
         return Translation(call.results, call.timing(preprocess_seconds, time.monotonic() - begun))
 
     async def stream(
@@ -185,18 +197,17 @@ class TranslationEngine:
         """
         begun = time.monotonic()
         direction = direction or self._only_direction
-        prepared = await self._prepare(contents, direction, options, segmentation)
+        deadline = None if deadline_seconds is None else begun + deadline_seconds
+        prepared = await self._prepare(contents, direction, options, segmentation, deadline)
         preprocess_seconds = time.monotonic() - begun
         events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
-        call = self._submit(
-            prepared, direction, options, begun, deadline_seconds, emit=events.put_nowait
-        )
+        call = self._submit(prepared, direction, options, begun, deadline, emit=events.put_nowait)
         call.done.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
                 yield event
         finally:
-            self._abandon(call)
+            self._end(call)
         yield Summary(call.timing(preprocess_seconds, time.monotonic() - begun))
 
     @property
@@ -213,13 +224,19 @@ class TranslationEngine:
         direction: Direction,
         options: DecodingOptions,
         segmentation: Segmentation | None,
+        deadline: float | None,
     ) -> list[PreparedText | AttendantError]:
-        self._admit(0, None)  # a full queue refuses before it costs anything
+        """Segment and tokenize; `deadline` is by time.monotonic().
+
+        Refuses by the look of the texts what cannot be let in, before it costs anything.
+        """
+        self._admit(self._expectation.demand_of_texts(contents, options), deadline)
         abandoned = threading.Event()
         segmentation = segmentation or self._segmentation
         arguments = (contents, direction, options, segmentation, abandoned)
+        num_characters = sum(map(len, contents))
         try:
-            if sum(map(len, contents)) <= INLINE_CHARACTERS:
+            if num_characters <= INLINE_CHARACTERS:
                 return self._preparer.prepare(*arguments)
             return await asyncio.to_thread(self._preparer.prepare, *arguments)
         except Overloaded:
@@ -234,46 +251,41 @@ class TranslationEngine:
         direction: Direction,
         options: DecodingOptions,
         arrived_at: float,
-        deadline_seconds: float | None,
+        deadline: float | None,
         emit: Emit | None = None,
     ) -> Call:
         rules = TokenRules.from_card(self._card, direction.target)
         call = Call(
             prepared, options, self._tokenizer, rules=rules, arrived_at=arrived_at, emit=emit
         )
-        self._admit(len(call.sequences), deadline_seconds)
+        self._expectation.prepared(one for one in prepared if isinstance(one, PreparedText))
         if call.sequences:
+            demand = self._expectation.demand(call.sequences, options)
+            call.take_place(self._admit(demand, deadline))
             self._measures.queued(len(call.sequences))
             self._scheduler.add(call.sequences)
         call.begin()
         return call
 
-    def _admit(self, num_sequences: int, deadline_seconds: float | None) -> None:
+    def _admit(self, demand: Demand, deadline: float | None) -> Admitted:
         """Take a call whole or refuse it whole."""
         if self.failed is not None:
             raise ModelUnavailable(f"{self.model_name} cannot serve: {self.failed}")
         if self._scheduler.is_closed:
             raise Draining(f"{self.model_name} is being unloaded")
-        num_waiting = self._scheduler.num_waiting
-        excess = num_waiting + max(num_sequences, 1) - self._max_queued
-        if excess > 0:
-            self._measures.rejected(Overloaded.reason)
-            raise Overloaded(
-                f"{num_waiting} sequences wait, {max(num_sequences, 1)} more would pass the limit "
-                f"of {self._max_queued}",
-                retry_after_seconds=self._rate.retry_seconds(excess),
-            )
-        seconds = self._rate.seconds(num_waiting) or 0.0  # of itself nothing is known yet
-        if num_sequences and deadline_seconds is not None and deadline_seconds <= seconds:
-            self._measures.rejected(DeadlineUnmeetable.reason)
-            raise DeadlineUnmeetable(
-                f"the {num_waiting} sequences that wait take {seconds:.3f} s, "
-                f"the deadline is in {deadline_seconds:.3f} s"
-            )
+        remaining = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        try:
+            return self._admission.admit(demand, remaining)
+        except ResourceExhausted as error:
+            self._measures.rejected(error.reason)
+            raise
 
-    def _abandon(self, call: Call) -> None:
-        """Nobody waits for the call any more: those of its sequences that are not done, leave."""
-        if call.done.done() and not call.done.cancelled():
+    def _end(self, call: Call) -> None:
+        """The call is done, or nobody waits for it: then what is not done of it, leaves."""
+        is_answered = call.done.done() and not call.done.cancelled()
+        if call.admitted is not None:
+            self._admission.ended(call.admitted, is_answered=is_answered)
+        if is_answered:
             return
         for sequence in call.sequences:
             sequence.is_cancelled = True
@@ -309,10 +321,21 @@ class TranslationEngine:
                 _tell(sequence, partial(sequence.receiver.extend, token_ids))
         for sequence in results.finished:
             if not sequence.is_cancelled:
-                self._rate.finished(
-                    sequence.arrived_at, others_wait=self._scheduler.num_waiting > 0
-                )
+                self._learn(sequence)
                 _tell(sequence, partial(sequence.receiver.finish, sequence))
+
+    def _learn(self, sequence: Sequence) -> None:
+        if sequence.num_steps:
+            self._expectation.finished(sequence)
+            self._admission.rate.finished(
+                sequence.beam_size * sequence.num_steps,
+                others_wait=self._scheduler.num_waiting > 0,
+            )
+
+
+def _guessed_rate(speeds: SequenceOf[Speed]) -> float:
+    """Row-steps a second."""
+    return GUESSED_SHARE * sum(speed.num_rows / speed.seconds for speed in speeds)
 
 
 def _too_little_memory(card: TranslationCard, precision: str, settings: Settings) -> str:

@@ -3,10 +3,11 @@
 Called from the decode workers and the event loop; the collectors are thread-safe.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from typing import Literal
 
-from service.errors import DeadlineUnmeetable, Overloaded
+from service.admission import reasons
 from service.metrics import Metrics
 from service.translation.rows import RowTable
 from service.translation.sequence import Sequence
@@ -36,9 +37,13 @@ class TranslationMeasures:
             reason: metrics.sequences_finished.labels(model, reason)
             for reason in ("eos", "length", "cancelled", "error")
         }
+        self._predicted_wait = metrics.predicted_wait_seconds.labels(model)
+        self._deadlines = {
+            True: metrics.deadlines.labels(model, "met"),
+            False: metrics.deadlines.labels(model, "missed"),
+        }
         self._rejected = {
-            reason: metrics.requests_rejected.labels(model, reason)
-            for reason in (Overloaded.reason, DeadlineUnmeetable.reason)
+            reason: metrics.requests_rejected.labels(model, reason) for reason in reasons()
         }
 
     def queued(self, count: int) -> None:
@@ -52,6 +57,14 @@ class TranslationMeasures:
     def rejected(self, reason: str) -> None:
         """A call was refused."""
         self._rejected[reason].inc()
+
+    def show_wait(self, seconds: Callable[[], float]) -> None:
+        """Whoever looks is told what this says then."""
+        self._predicted_wait.set_function(seconds)
+
+    def deadline_ended(self, is_met: bool) -> None:
+        """A call that was let in was answered before its deadline, or not."""
+        self._deadlines[is_met].inc()
 
     def joined(self, sequences: SequenceOf[Sequence]) -> None:
         """Sequences have left the queue for the running batch."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.translation.options import DecodingOptions, FinishReason
 from service.translation.processors import TokenRules
+from service.waiting import ANYWHERE, Place
 
 
 class Receiver(Protocol):
@@ -39,6 +40,8 @@ class Sequence:
     rules: TokenRules | None = None  # of its target language; None: its worker's
     streamed: bool = False
     arrived_at: float = 0.0  # time.monotonic()
+    place: Place = ANYWHERE  # in the queue, with its call
+    work: float = 1.0  # row-steps expected
 
     rows: list[int] = field(default_factory=list)  # of the table; as many as beams
     finished: list[ScoredTokens] = field(default_factory=list)  # best first, at most beam_size
@@ -51,6 +54,7 @@ class Sequence:
     encode_seconds: float = 0.0
     first_token_at: float = 0.0
     finished_at: float = 0.0
+    num_steps: int = 0  # that it has run, once it is done
     num_streamed: int = 0  # target tokens the receiver has been told of
 
     @property

@@ -287,6 +287,7 @@ class DecodeWorker:
         now = time.monotonic()
         for sequence in done:
             sequence.finished_at = now
+            sequence.num_steps = int(self._runner.table.lengths[sequence.rows].max())
         self._measures.finished(done, self._runner.table)
         self._release(done)
         results.finished += done

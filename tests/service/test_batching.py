@@ -12,9 +12,8 @@ from service.bundle import Bundle
 from service.classification.batcher import Batcher
 from service.classification.engine import ClassificationEngine, probabilities, rank
 from service.classification.runner import Batching, ClassifierRunner
-from service.errors import BundleError, DeadlineUnmeetable, Draining, Overloaded
+from service.errors import BundleError, DeadlineUnreachable, Draining, Overloaded
 from service.metrics import Metrics
-from service.rate import RateMeter
 from service.settings import Settings
 from tests.service.conftest import SIZE, image_file, total, write_classifier
 
@@ -246,7 +245,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door(tmp_path: Pa
     await serving.classify([image_file()] * 8)
     ahead = asyncio.create_task(serving.classify([image_file()] * 64))
     await asyncio.sleep(0)
-    with pytest.raises(DeadlineUnmeetable):
+    with pytest.raises(DeadlineUnreachable):
         await serving.classify([image_file()], deadline_seconds=1e-6)
     assert len((await ahead).results) == 64
     await serving.stop()
@@ -283,10 +282,3 @@ def test_ranking_is_by_probability_and_stable() -> None:
     assert probabilities(np.float32([1000, 0, -1000]), multi_label=False).tolist() == [1, 0, 0]
     each = probabilities(np.float32([1000, 0, -1000]), multi_label=True)
     assert each.tolist() == [1, 0.5, 0]
-
-
-def test_a_rate_is_known_after_the_first_image() -> None:
-    meter = RateMeter()
-    assert meter.seconds(3) is None
-    meter.finished(0.0)
-    assert (meter.seconds(2) or 0) > 0

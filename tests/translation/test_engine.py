@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle
 from service.errors import (
-    DeadlineUnmeetable,
+    DeadlineUnreachable,
     Draining,
     InternalError,
     InvalidOption,
@@ -208,9 +208,9 @@ async def test_a_full_queue_refuses_a_call_whole_and_says_when_to_come_back(
 async def test_a_deadline_that_cannot_be_met_is_refused(start_rig: StartRig) -> None:
     async with start_rig(max_rows=1) as rig:
         await copied(rig, "Yes.")
-        with pytest.raises(DeadlineUnmeetable, match=r"the deadline is in 0\.000 s"):
+        with pytest.raises(DeadlineUnreachable, match=r"the deadline is in 0\.000 s"):
             await rig.engine.translate(["A dog."], GREEDY, deadline_seconds=0.0)
-        assert rig.reading("requests_rejected_total", reason="DEADLINE_UNMEETABLE") == 1
+        assert rig.reading("requests_rejected_total", reason="DEADLINE_UNREACHABLE") == 1
 
 
 @pytest.mark.parametrize("leaver", [0, 1, 2])
