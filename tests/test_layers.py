@@ -21,8 +21,14 @@ FOUNDATION = {
     "service.watched",
     "service.access",
     "service.certificates",
+    "service.faults",
 }
-MODELS = FOUNDATION | {"service.bundle", "service.languages", "service.runtime"}
+MODELS = FOUNDATION | {
+    "service.bundle",
+    "service.languages",
+    "service.runtime",
+    "service.devices",
+}
 ENGINES = {"service.translation", "service.classification"}
 FRONT = MODELS | ENGINES | {"service.model", "service.repository", "attendant.v1"}
 
@@ -43,7 +49,9 @@ ALLOWED = {
     "service.bundle": {"service.errors"},
     "service.golden": {"service.errors", "service.bundle"},
     "service.languages": {"service.errors", "service.bundle"},
+    "service.faults": set(),
     "service.runtime": FOUNDATION,
+    "service.devices": FOUNDATION | {"service.runtime"},
     "service.translation": MODELS,
     "service.classification": MODELS,
     "service.model": {"service.errors", "service.bundle"},
