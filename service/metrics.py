@@ -64,6 +64,8 @@ class Metrics:
     preprocess_seconds: Histogram
     inference_seconds: Histogram
 
+    device_losses: Counter
+    model_degraded: Gauge
     model_info: Gauge
     model_load_seconds: Histogram
 
@@ -150,6 +152,12 @@ class Metrics:
             ),
             inference_seconds=histogram(
                 "attendant_inference_seconds", "Seconds of one classifier run."
+            ),
+            device_losses=counter(
+                "attendant_device_losses_total", "GPUs lost; the CPU goes on.", labels=()
+            ),
+            model_degraded=gauge(
+                "attendant_model_degraded", "1 while a model does not serve as it was meant to."
             ),
             model_info=gauge(
                 "attendant_model_info",
