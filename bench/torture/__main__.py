@@ -18,13 +18,14 @@ from typing import Any
 
 from bench.machine import machine
 from bench.record import RECORDS, RESULTS, put_between_marks
-from bench.torture import sigterm
+from bench.torture import cancels, sigterm
 from bench.torture.lines import Line, Size, table
 
 Trial = Callable[[Size], Awaitable[list[Line]]]
 
 TRIALS: dict[str, Trial] = {
     "sigterm": sigterm.run,
+    "cancels": cancels.run,
 }
 SOAK = "soak"
 
