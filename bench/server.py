@@ -51,11 +51,11 @@ class RunningServer:
 
 @asynccontextmanager
 async def running_server(
-    *flags: str, grpc_port: int = 0, module: str = "service"
+    *flags: str, grpc_port: int = 0, module: Sequence[str] = ("service",)
 ) -> AsyncIterator[RunningServer]:
     """Start our server with these flags, and stop it as an operator would."""
     ports = ["--grpc-port", str(grpc_port), "--http-port", "0"]
-    async with running_command([sys.executable, "-m", module, *ports, *flags]) as server:
+    async with running_command([sys.executable, "-m", *module, *ports, *flags]) as server:
         yield server
 
 

@@ -18,16 +18,23 @@ from typing import Any
 
 from bench.machine import machine
 from bench.record import RECORDS, RESULTS, put_between_marks
-from bench.torture import cancels, sigterm
+from bench.torture import cancels, faults, hostile, idle, overload, peers, sigterm, soak
 from bench.torture.lines import Line, Size, table
 
 Trial = Callable[[Size], Awaitable[list[Line]]]
 
+SOAK = "soak"
+
 TRIALS: dict[str, Trial] = {
     "sigterm": sigterm.run,
     "cancels": cancels.run,
+    "hostile": hostile.run,
+    "overload": overload.run,
+    "faults": faults.run,
+    "idle": idle.run,
+    "peers": peers.run,
+    SOAK: soak.run,
 }
-SOAK = "soak"
 
 
 @dataclass(frozen=True, slots=True)

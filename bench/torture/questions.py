@@ -1,5 +1,6 @@
 """What is asked, and what is answered to whoever asks alone."""
 
+import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from attendant.v1.translation_pb2 import (
     TranslationResult,
 )
 from bench.sentences import Sentences
-from bench.torture.calls import TRANSLATE, call, open_channel, unary
+from bench.torture.calls import TRANSLATE, Outcome, call, open_channel, unary
 
 PATIENCE_SECONDS = 120.0  # of a slow machine's callers
 
@@ -81,6 +82,24 @@ async def answers_alone(target: str, questions: Iterable[Question]) -> dict[Ques
                 raise RuntimeError(f"asked alone: {outcome.label}: {outcome.message}")
             found[question] = answer_of(outcome.content)
     return found
+
+
+async def ask_all(target: str, questions: Sequence[Question]) -> list[Outcome]:
+    """All at once, on one connection."""
+    async with open_channel(target) as channel:
+        rpc = unary(channel, TRANSLATE)
+        calls = (call(rpc, one.request(), PATIENCE_SECONDS) for one in questions)
+        return list(await asyncio.gather(*calls))
+
+
+def told(
+    questions: Sequence[Question], outcomes: Sequence[Outcome]
+) -> list[tuple[Question, Answer]]:
+    """What each was answered; status and reason where a call failed."""
+    return [
+        (question, answer_of(one.content) if one.code == "OK" else (one.label,))
+        for question, one in zip(questions, outcomes, strict=True)
+    ]
 
 
 def wrong_answers(

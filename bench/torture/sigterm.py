@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -151,10 +151,10 @@ async def _without_retries(times: int, seed: int) -> list[Line]:
     later: list[Outcome] = []
     num_straddling = 0
     for n in range(times):
-        told_at, outcomes = await _told_to_go(seed + n)
-        before = [one for one in outcomes if one.begun < told_at - ON_THE_WAY_SECONDS]
+        told_at, outcomes = await told_to_go(running_server(), seed + n)
+        before = accepted_before(told_at, outcomes)
         accepted += before
-        later += [one for one in outcomes if one.begun >= told_at - ON_THE_WAY_SECONDS]
+        later += [one for one in outcomes if one not in before]
         num_straddling += sum(one.ended > told_at for one in before)
     failed = [one.label for one in accepted if one.code != "OK"]
     surprising = [one.label for one in later if not (one.code == "OK" or one.is_server_gone)]
@@ -181,11 +181,18 @@ async def _without_retries(times: int, seed: int) -> list[Line]:
     ]
 
 
-async def _told_to_go(seed: int) -> tuple[float, list[Outcome]]:
+def accepted_before(told_at: float, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Calls that reached the server before the signal."""
+    return [one for one in outcomes if one.begun < told_at - ON_THE_WAY_SECONDS]
+
+
+async def told_to_go(
+    running: AbstractAsyncContextManager[RunningServer], seed: int
+) -> tuple[float, list[Outcome]]:
     """When SIGTERM was sent (monotonic seconds), and what callers saw until all had failed."""
     rng = random.Random(seed)
     outcomes: list[Outcome] = []
-    async with running_server() as server, open_channel(server.target) as channel:
+    async with running as server, open_channel(server.target) as channel:
         pending = iter(cycle(big_questions(NUM_QUESTIONS, seed)))
 
         async def caller() -> None:
