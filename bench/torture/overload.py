@@ -38,16 +38,14 @@ class Peak:
     """What a closed loop gets out of a server."""
 
     calls_per_second: float
-    cpu_seconds_a_call: float
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """What callers saw of an overload, and what it cost the server."""
+    """What callers saw of an overload, and the server's memory."""
 
     outcomes: Sequence[Outcome]
     seconds: float  # in which calls began
-    cpu_seconds: float
     mebibytes: Sequence[tuple[float, float]]  # seconds since its start, resident memory
     normal_after: float  # seconds from its end; infinite where it was not again
 
@@ -85,6 +83,7 @@ async def run(size: Size) -> list[Line]:
     return [
         *promises(peak, flood, size),
         *_counts(flood, before, after),
+        await _refusal_cost(requests, size.of(5_000, 1_000)),
     ]
 
 
@@ -117,14 +116,37 @@ def promises(peak: Peak, flood: Flood, size: Size) -> list[Line]:
         at_most(
             "latency of one alone is normal again after", flood.normal_after, size.of(2.0, 8.0), "s"
         ),
-        Line("processor time of a refusal", f"{_refusal_microseconds(peak, flood):.0f} us"),
     ]
 
 
-def _refusal_microseconds(peak: Peak, flood: Flood) -> float:
-    """What is left of the server's time when the admitted have had theirs, a refusal."""
-    rest = flood.cpu_seconds - len(flood.admitted) * peak.cpu_seconds_a_call
-    return rest / max(len(flood.refused), 1) / MICRO
+async def _refusal_cost(requests: Sequence[bytes], num_calls: int) -> Line:
+    """A server whose queue takes fewer sentences than any call has does nothing but refuse."""
+    async with running_server("--max-queued-sequences", "8") as server:
+        before = server.cpu_seconds()
+        outcomes = await _closed_loop(server, requests, num_calls)
+        microseconds = (server.cpu_seconds() - before) / num_calls / MICRO
+    labels = {one.label for one in outcomes}
+    ok = labels == {"RESOURCE_EXHAUSTED QUEUE_FULL"}
+    return Line(
+        "processor time of a refusal, of a server that refuses all",
+        f"{microseconds:.0f} us of {', '.join(labels)}",
+        "RESOURCE_EXHAUSTED QUEUE_FULL alone",
+        ok,
+    )
+
+
+async def _closed_loop(
+    server: RunningServer, requests: Sequence[bytes], num_calls: int
+) -> list[Outcome]:
+    pending = islice(cycle(requests), num_calls)
+    async with open_channel(server.target) as channel:
+        rpc = unary(channel, TRANSLATE)
+
+        async def caller() -> list[Outcome]:
+            return [await call(rpc, request, PATIENCE_SECONDS) for request in pending]
+
+        found = await asyncio.gather(*(caller() for _ in range(NUM_CALLERS)))
+    return [one for outcomes in found for one in outcomes]
 
 
 def _counts(flood: Flood, before: Scrape, after: Scrape) -> list[Line]:
@@ -175,14 +197,12 @@ async def measure_peak(server: RunningServer, requests: Sequence[bytes], seconds
             while time.monotonic() < until:
                 outcomes.append(await call(rpc, next(pending), PATIENCE_SECONDS))
 
-        cpu = server.cpu_seconds()
         await asyncio.gather(*(caller() for _ in range(NUM_CALLERS)))
-        cpu = server.cpu_seconds() - cpu
     counted = [one for one in outcomes if until - seconds <= one.ended <= until]
     good = sum(one.code == "OK" for one in counted)
     if not good:
         raise RuntimeError(f"nothing was answered: {Counter(one.label for one in outcomes)}")
-    return Peak(good / seconds, cpu / len(outcomes))
+    return Peak(good / seconds)
 
 
 async def overload(
@@ -198,17 +218,15 @@ async def overload(
     calls = [partial(call, rpc, request, DEADLINE_SECONDS) for rpc, request in pairs]
     samples: list[tuple[float, float]] = []
     watching = asyncio.create_task(_watch_memory(server, samples))
-    cpu = server.cpu_seconds()
     begun = time.monotonic()
     probing = asyncio.create_task(seconds_to_normal(server, begun + arrivals[-1], usual))
     outcomes = [answer for _, answer in await run_open_loop(calls, arrivals)]
-    cpu = server.cpu_seconds() - cpu
     normal_after = await probing
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     for channel in channels:
         await channel.close()
-    return Flood(outcomes, arrivals[-1], cpu, samples, normal_after)
+    return Flood(outcomes, arrivals[-1], samples, normal_after)
 
 
 async def _watch_memory(server: RunningServer, samples: list[tuple[float, float]]) -> None:
