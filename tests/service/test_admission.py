@@ -181,6 +181,20 @@ def test_predictions_that_prove_too_short_are_stretched_until_few_are() -> None:
     assert late / 18_000 == pytest.approx(LATE_SHARE, abs=LATE_SHARE / 2)
 
 
+def test_a_call_that_was_given_up_teaches_as_one_that_was_late() -> None:
+    door = Door()
+    admitted = door.enter(work=100.0, deadline=2.0)
+    before = door.admission.admit(Demand(1, 1.0), 2.0).last_moment
+    for _ in range(10):
+        error = door.admission.give_up(admitted)
+    assert "1.000 s were predicted" in error.message
+    assert "the deadline was in 2.000 s" in error.message
+    assert door.outcomes == [False] * 10
+    with pytest.raises(DeadlineUnreachable):  # that was let in before
+        door.enter(work=100.0, deadline=2.0)
+    assert before == NOW + 2.0
+
+
 def test_predictions_far_from_their_deadlines_teach_nothing() -> None:
     safety = Safety()
     for deadline in (None, 100.0):

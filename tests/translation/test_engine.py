@@ -21,6 +21,7 @@ from service.errors import (
     TextTooLong,
 )
 from service.translation.options import DecodingOptions, FinishReason, Segmentation
+from service.translation.preparation import TextPreparer
 from service.translation.results import Summary, TextDelta, TextFinished
 from tests.translation.rig import TIMEOUT_SECONDS, Gate, Rig, copied
 
@@ -282,6 +283,19 @@ async def test_a_stream_ends_in_what_a_call_returns(rig: Rig, sentences: list[st
         assert "".join(sent) == result.hypotheses[0].text
     assert isinstance(events[-1], Summary)
     assert events[-1].timing.total_seconds > 0
+
+
+async def test_what_cannot_be_let_in_is_refused_before_its_texts_are_looked_at(
+    start_rig: StartRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start_rig(max_rows=1) as rig:
+
+        def prepare(*_: object) -> None:
+            raise AssertionError("it was looked at")
+
+        monkeypatch.setattr(TextPreparer, "prepare", prepare)
+        with pytest.raises(DeadlineUnreachable):
+            await rig.engine.translate(["A dog. " * 9000], GREEDY, deadline_seconds=1e-4)
 
 
 async def test_a_call_that_has_not_begun_when_it_must_is_given_up(start_rig: StartRig) -> None:
