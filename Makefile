@@ -2,6 +2,8 @@
 # make test     install what tests need and run all tests that need nothing but packages
 # make install-export  install what training and exporting need into .venv; serving goes on from it
 # make families export checkpoints of others at their true sizes, and say what that takes (3 minutes)
+# make image-test   build the image with buildah, run it read-only and call it (as root; DEVICE=cuda, too)
+# make deploy-test  hold the manifests, and balance three servers with Envoy and HAProxy
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
@@ -28,7 +30,7 @@ TEST_STAMP := .venv/.installed-test
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check families install-export install-test protos proto-baseline constraints bench clean
+.PHONY: help serve test image-test deploy-test check families install-export install-test protos proto-baseline constraints bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -44,6 +46,12 @@ check: $(TEST_STAMP) $(BUF)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -q tests/test_layers.py tests/test_protos.py
+
+image-test: $(TEST_STAMP)
+	IMAGE_DEVICE=$(DEVICE) .venv/bin/python -m pytest -s tests/image $(ARGS)
+
+deploy-test: $(TEST_STAMP)
+	.venv/bin/python -m pytest tests/deploy $(ARGS)
 
 # What tests and checks need, without running them.
 install-test: $(TEST_STAMP) $(BUF)
