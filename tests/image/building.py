@@ -47,7 +47,7 @@ def buildah(*arguments: str, timeout: float | None = None) -> str:
 
 
 def base_image(folder: Path) -> str:
-    """BASE_IMAGE of the environment, or the public one, or one that debootstrap makes in `folder`."""
+    """BASE_IMAGE of the environment, else the public one, else one that debootstrap makes."""
     if named := os.environ.get("BASE_IMAGE"):
         return named
     known = buildah("images", "--quiet", "--filter", f"reference={DEBIAN_BASE}")
