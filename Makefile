@@ -3,6 +3,8 @@
 # make install-export  install what training and exporting need into .venv; serving goes on from it
 # make families export checkpoints of others at their true sizes, and say what that takes (3 minutes)
 # make torture  load, faults and hostile input, over loopback (25 minutes; QUICK=1: 3)
+# make image-test   build the image with buildah, run it read-only and call it (as root; DEVICE=cuda, too)
+# make deploy-test  hold the manifests, and balance three servers with Envoy and HAProxy
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
@@ -31,7 +33,7 @@ TEST_STAMP := .venv/.installed-test
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test torture check families install-export install-test protos proto-baseline constraints bench clean
+.PHONY: help serve test torture check families install-export install-test protos proto-baseline constraints bench clean image-test deploy-test
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -50,6 +52,12 @@ check: $(TEST_STAMP) $(BUF)
 
 torture: $(TEST_STAMP)
 	.venv/bin/python -m bench.torture $(if $(QUICK),--quick) $(ARGS)
+
+image-test: $(TEST_STAMP)
+	IMAGE_DEVICE=$(DEVICE) .venv/bin/python -m pytest -s tests/image $(ARGS)
+
+deploy-test: $(TEST_STAMP)
+	.venv/bin/python -m pytest tests/deploy $(ARGS)
 
 # What tests and checks need, without running them.
 install-test: $(TEST_STAMP) $(BUF)
