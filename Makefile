@@ -28,7 +28,7 @@ TEST_STAMP := .venv/.installed-test
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check families install-export install-test protos proto-baseline constraints bench clean
+.PHONY: help serve test check families install-export install-test protos metrics-page proto-baseline constraints bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -57,6 +57,10 @@ families: $(TEST_STAMP)
 protos: $(TEST_STAMP)
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/attendant/v1/*.proto
 	bin/generate-open-inference service/rpc/open_inference
+
+# Committed too; tests/service/test_metrics.py holds that it is current.
+metrics-page: $(TEST_STAMP)
+	.venv/bin/python bin/generate-metrics-page
 
 # The API as released, against which tests/test_protos.py looks for what would break its callers.
 # A file, because a checkout need not come with a history. Renew it with each release, and before the

@@ -139,17 +139,21 @@ class Admission:
             self._check_others(demand, place, now)
         return Admitted(place, now, seconds, deadline_seconds)
 
-    def ended(self, admitted: Admitted, *, is_answered: bool) -> None:
-        """A call that was let in has its answer, or nobody waits for it any more."""
+    def ended(self, admitted: Admitted, *, is_answered: bool) -> bool:
+        """A call that was let in has its answer, or nobody waits for it any more.
+
+        Returns whether it was answered, and by its deadline.
+        """
         deadline = admitted.deadline_seconds
         if deadline is None:
-            return
+            return is_answered
         seconds = monotonic() - admitted.at
         is_met = is_answered and seconds <= deadline
         # Else its caller has left, which says nothing.
         if is_answered or seconds >= deadline - CLOCK_SECONDS:
             self._safety.learn(admitted, seconds)
             self._on_ended(is_met)
+        return is_met
 
     def _check_room(self, demand: Demand) -> None:
         num_waiting = self._backlog.total_units

@@ -24,6 +24,7 @@ from service.access import Access
 from service.bundle import Bundle
 from service.certificates import CertificateFiles
 from service.classification.engine import ClassificationEngine
+from service.gpus import Gpus
 from service.http.app import HttpApi, HttpServer
 from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
@@ -38,9 +39,16 @@ from service.rpc.open_inference.servicer import OpenInferenceServicer
 from service.rpc.reflection import add_reflection
 from service.rpc.translation import TranslationServicer
 from service.rpc.transport import listen, options_of
-from service.runtime import choose_device, choose_precision
+from service.runtime import (
+    RUNTIME_VERSION,
+    choose_device,
+    choose_precision,
+    num_cores,
+    providers,
+)
 from service.settings import Settings
 from service.translation.engine import TranslationEngine
+from service.translation.options import num_decode_workers
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +117,7 @@ class Server:
         self._translation = TranslationServicer(self.repository)
         self._classification = ClassificationServicer(self.repository)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._show_facts()
 
     async def start(self) -> None:
         """Bind both ports, then load the models; returns when they serve."""
@@ -223,6 +232,20 @@ class Server:
                 CLASSIFICATION_SERVICE: self.repository.serves("classification"),
                 MODEL_SERVICE: True,
             }
+        )
+
+    def _show_facts(self) -> None:
+        """What /metrics says of models, runtime and GPUs."""
+        labels = (num_decode_workers(self.settings), self.settings.image_threads or num_cores())
+        self.metrics.runtime_info.labels(RUNTIME_VERSION, ",".join(providers()), *labels).set(1)
+        self.metrics.observers.append(self._show_models)
+        if gpus := Gpus.find(self.metrics):
+            self.metrics.observers.append(gpus.observe)
+
+    def _show_models(self) -> None:
+        self.metrics.show_models(
+            (model.full_name, model.state.value, bool(model.failure or model.refused))
+            for model in self.repository.models
         )
 
     async def _start_http(self) -> None:

@@ -153,7 +153,9 @@ class ClassificationEngine:
             classified = await asyncio.gather(*tasks)
             is_answered = True
         finally:
-            self._admission.ended(admitted, is_answered=is_answered)
+            if self._admission.ended(admitted, is_answered=is_answered):
+                num_classified = sum(one.result.error is None for one in classified)
+                self._metrics.goodput_images.labels(self.model_name).inc(num_classified)
         return Classification(
             [one.result for one in classified], _timing(classified, monotonic() - started)
         )

@@ -111,6 +111,7 @@ class HttpApi:
         started = perf_counter()
         response = await self._answer(request, handler)
         response.headers[REQUEST_ID_HEADER] = request_id
+        self.metrics.http_requests.labels(_route(request), response.status).inc()
         if request.content.exception() is not None:
             await _hang_up(request, response)
         level = logging.INFO if request.path.startswith("/v1/") else logging.DEBUG

@@ -135,6 +135,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             wrapped = grpc.unary_unary_rpc_method_handler(
                 self._unary(method, handler.unary_unary), **serialization
             )
+        if method.is_own:  # else a rate would not see the first error of its kind
+            for code in grpc.StatusCode:
+                self._metrics.calls_handled.labels(*method.labels, code.name)
         # Whatever the method is: a stream's handler begins before the first message is read.
         refusing: Handler = grpc.stream_stream_rpc_method_handler(self._unary(method, _refuse))
         return _Wrapped(method, wrapped, refusing)

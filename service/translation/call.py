@@ -85,6 +85,11 @@ class Call:
         if self._emit is not None:
             self._emit(event)
 
+    @property
+    def num_target_tokens(self) -> int:
+        """Of all hypotheses that it has."""
+        return sum(one.num_target_tokens for result in self.results for one in result.hypotheses)
+
     def timing(self, preprocess_seconds: float, total_seconds: float) -> Timing:
         """Where the call's time went."""
         decoded = [sequence for sequence in self.sequences if sequence.finished_at]

@@ -283,8 +283,10 @@ class TranslationEngine:
     def _end(self, call: Call) -> None:
         """The call is done, or nobody waits for it: then what is not done of it, leaves."""
         is_answered = call.done.done() and not call.done.cancelled()
-        if call.admitted is not None:
-            self._admission.ended(call.admitted, is_answered=is_answered)
+        if call.admitted is not None and self._admission.ended(
+            call.admitted, is_answered=is_answered
+        ):
+            self._measures.answered_in_time(call.num_target_tokens)
         if is_answered:
             return
         for sequence in call.sequences:
