@@ -2,9 +2,11 @@
 # make test     install what tests need and run all tests that need nothing but packages
 # make install-export  install what training and exporting need into .venv; serving goes on from it
 # make families export checkpoints of others at their true sizes, and say what that takes (3 minutes)
+# make torture  load, faults and hostile input, over loopback (25 minutes; QUICK=1: 3)
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
+# QUICK=1       a tenth of make torture
 # ARGS="..."    passed on to the server, to pytest or to the benchmarks
 # TORCH_INDEX=  an extra package index for torch, such as one of builds for the CPU alone
 # PYTHON=       the Python (3.11 or newer) that environments are made with
@@ -13,6 +15,7 @@ PYTHON ?= python3
 DEVICE ?= cpu
 TORCH_INDEX ?=
 ARGS ?=
+QUICK ?=
 
 VENV := $(if $(filter cuda,$(DEVICE)),.venv-gpu,.venv)
 EXTRA := $(if $(filter cuda,$(DEVICE)),gpu,cpu)
@@ -28,7 +31,7 @@ TEST_STAMP := .venv/.installed-test
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check families install-export install-test protos metrics-page proto-baseline constraints bench clean
+.PHONY: help serve test torture check families install-export install-test protos metrics-page proto-baseline constraints bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -44,6 +47,9 @@ check: $(TEST_STAMP) $(BUF)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -q tests/test_layers.py tests/test_protos.py
+
+torture: $(TEST_STAMP)
+	.venv/bin/python -m bench.torture $(if $(QUICK),--quick) $(ARGS)
 
 # What tests and checks need, without running them.
 install-test: $(TEST_STAMP) $(BUF)

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTS = re.compile(r"gRPC port (\d+), HTTP port (\d+)")
+KEPT_LINES = 1000  # of the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,20 @@ class RunningServer:
     """A ready server and how long it took to become so."""
 
     target: str
-    pid: int
+    http_target: str
+    process: asyncio.subprocess.Process
     seconds_to_ready: float
+    log: deque[str]  # the last lines
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self.process.pid
+
+    @property
+    def grpc_port(self) -> int:
+        """Where it listens."""
+        return int(self.target.rpartition(":")[2])
 
     def resident_mebibytes(self) -> float:
         """Memory that the process has in use now."""
@@ -36,10 +50,12 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def running_server(*flags: str) -> AsyncIterator[RunningServer]:
+async def running_server(
+    *flags: str, grpc_port: int = 0, module: Sequence[str] = ("service",)
+) -> AsyncIterator[RunningServer]:
     """Start our server with these flags, and stop it as an operator would."""
-    command = [sys.executable, "-m", "service", "--grpc-port", "0", "--http-port", "0", *flags]
-    async with running_command(command) as server:
+    ports = ["--grpc-port", str(grpc_port), "--http-port", "0"]
+    async with running_command([sys.executable, "-m", *module, *ports, *flags]) as server:
         yield server
 
 
@@ -47,7 +63,10 @@ async def running_server(*flags: str) -> AsyncIterator[RunningServer]:
 async def running_command(
     command: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningServer]:
-    """Start a server that says its port and that it is ready as ours does; SIGTERM ends it."""
+    """Start a server that says its ports and that it is ready as ours does.
+
+    SIGTERM ends it, unless somebody else has ended it before.
+    """
     begun = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -58,25 +77,41 @@ async def running_command(
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
-    drain = None
+    log: deque[str] = deque(maxlen=KEPT_LINES)
+    reading = None
     try:
-        port = await _port(process.stderr)
-        drain = asyncio.create_task(process.stderr.read())  # a full pipe would stop the server
-        yield RunningServer(f"localhost:{port}", process.pid, time.perf_counter() - begun)
+        grpc_port, http_port = await _ports(process.stderr)
+        reading = asyncio.create_task(_read(process.stderr, log))
+        yield RunningServer(
+            target=f"localhost:{grpc_port}",
+            http_target=f"http://localhost:{http_port}",
+            process=process,
+            seconds_to_ready=time.perf_counter() - begun,
+            log=log,
+        )
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
-        if drain is not None:
-            await drain
+        if reading is not None:
+            await reading
 
 
-async def _port(log: asyncio.StreamReader) -> str:
-    """Read the log until the server is ready; returns its gRPC port."""
-    port = ""
+async def _ports(log: asyncio.StreamReader) -> tuple[str, str]:
+    """Read the log until the server is ready; returns its gRPC port and its HTTP port."""
+    ports = ("", "")
+    lines = []
     async for line in log:
         text = line.decode().rstrip()
+        lines.append(text)
         if found := PORTS.search(text):
-            port = found[1]
+            ports = (found[1], found[2])
         if text.endswith(" ready"):
-            return port
-    raise RuntimeError("the server ended before it was ready")
+            return ports
+    raise RuntimeError("the server ended before it was ready:\n" + "\n".join(lines[-20:]))
+
+
+async def _read(stream: asyncio.StreamReader, log: deque[str]) -> None:
+    """A full pipe would stop the server."""
+    async for line in stream:
+        log.append(line.decode(errors="replace").rstrip())

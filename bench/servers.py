@@ -82,6 +82,18 @@ async def peer_server(
     on: Stage, model: BenchModel, threads: Threads, batch: Batch, precision: str = "int8"
 ) -> AsyncIterator[RunningServer]:
     """CTranslate2 behind gRPC."""
+    command = peer_command(model, threads, batch, precision)
+    async with (
+        running_command(command, threads.environment) as server,
+        on.with_process(PEER, server.pid),
+    ):
+        yield server
+
+
+def peer_command(
+    model: BenchModel, threads: Threads, batch: Batch, precision: str = "int8"
+) -> list[str]:
+    """What starts it."""
     tokenizer = Bundle.open(model.bundle).translation.tokenizer
     flags = {
         "--model": model.ctranslate2,
@@ -93,12 +105,7 @@ async def peer_server(
         "--batch-size": batch.size,
     }
     words = [str(word) for flag in flags.items() for word in flag]
-    command = [str(python_of("ctranslate2")), "-m", "bench.peers.ct2_server", *words]
-    async with (
-        running_command(command, threads.environment) as server,
-        on.with_process(PEER, server.pid),
-    ):
-        yield server
+    return [str(python_of("ctranslate2")), "-m", "bench.peers.ct2_server", *words]
 
 
 async def tune_peer_server(

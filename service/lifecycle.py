@@ -23,7 +23,7 @@ class Lifecycle:
     def __init__(self) -> None:
         self.phase = Phase.STARTING
         self._calls: set[asyncio.Task[object]] = set()
-        self._ended: set[asyncio.Task[object]] = set()
+        self._ended: dict[asyncio.Task[object], str] = {}  # and why
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -42,17 +42,17 @@ class Lifecycle:
             if task not in self._ended:
                 raise
             task.uncancel()
-            raise Draining("the server is shutting down, and the call took too long") from None
+            raise Draining(f"the server is shutting down, and {self._ended[task]}") from None
         finally:
-            self._ended.discard(task)
+            self._ended.pop(task, None)
             self._calls.discard(task)
             if not self._calls:
                 self._idle.set()
 
-    def end_calls(self) -> None:
-        """Cancel what still runs; its callers are told that it is for draining."""
+    def end_calls(self, why: str) -> None:
+        """Cancel what still runs; its callers are told that it is for draining, and why."""
         for task in self._calls:
-            self._ended.add(task)
+            self._ended[task] = why
             task.cancel()
 
     async def wait_idle(self, max_seconds: float) -> int:

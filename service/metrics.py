@@ -5,7 +5,7 @@ The `grpc_server_*` names are those of go-grpc-middleware's and py-grpc-promethe
 Labels come from closed sets only: `model` is "NAME/VERSION".
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -35,7 +35,6 @@ HTTP_ROUTES = (
     *("/metrics", "/healthz", "/readyz", "/v1/translate", "/v1/classify"),
     "(no such path)",
 )
-MODEL_STATES = ("unloaded", "loading", "ready", "degraded", "failed")
 
 _MODEL = Label("model", "`NAME/VERSION` of the models folder")
 _METHOD = (
@@ -154,14 +153,14 @@ class Metrics:
         "attendant_wasted_tokens_total",
         "Target tokens decoded and not returned, by why.",
         _MODEL,
-        Label("reason", "", ("beam", "cancelled", "error", "memory")),
+        Label("reason", "", ("beam", "cancelled", "deadline", "device", "error", "memory")),
         example="sum by (reason) (rate(attendant_wasted_tokens_total[5m]))",
     )
     sequences_finished: Counter = counter(
         "attendant_sequences_finished_total",
         "Sequences ended, by how.",
         _MODEL,
-        Label("reason", "", ("eos", "length", "cancelled", "error")),
+        Label("reason", "", ("eos", "length", "cancelled", "deadline", "error")),
         example="sum by (model, reason) (rate(attendant_sequences_finished_total[5m]))",
     )
     requests_rejected: Counter = counter(
@@ -231,12 +230,18 @@ class Metrics:
     model_load_seconds: Histogram = histogram(
         "attendant_model_load_seconds", "Seconds to load a model.", _MODEL, buckets=_LOAD_SECONDS
     )
-    model_state: Gauge = gauge(
-        "attendant_model_state",
-        "1 for the state that a model is in, 0 for the others.",
+    device_losses: Counter = counter("attendant_device_losses_total", "GPUs lost; the CPU goes on.")
+    model_degraded: Gauge = gauge(
+        "attendant_model_degraded",
+        "1 while a model does not serve as it was meant to.",
         _MODEL,
-        Label("state", "", MODEL_STATES),
-        example='attendant_model_state{state="degraded"} == 1',
+        example="attendant_model_degraded == 1",
+    )
+    model_failed: Gauge = gauge(
+        "attendant_model_failed",
+        "1 while a model cannot be called: it was refused, or its decode threads have died.",
+        _MODEL,
+        example="attendant_model_failed == 1",
     )
     model_refused: Gauge = gauge(
         "attendant_model_refused",
@@ -280,15 +285,6 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-
-    def show_models(self, models: Iterable[tuple[str, str, bool]]) -> None:
-        """Show all models there are: "NAME/VERSION", state, whether its folder was refused."""
-        self.model_state.clear()
-        self.model_refused.clear()
-        for name, state, is_refused in models:
-            for possible in MODEL_STATES:
-                self.model_state.labels(name, possible).set(possible == state)
-            self.model_refused.labels(name).set(is_refused)
 
     def render(self) -> bytes:
         """The text that /metrics answers with, as CONTENT_TYPE."""

@@ -30,7 +30,7 @@ class WorkRate:
                 self._work = self._seconds = 0.0
         self._last, self._waited = now, others_wait
 
-    def suppose(self, work_a_second: float) -> None:
+    def suppose(self, work_a_second: float | None) -> None:
         """A guess, which counts until there is a sample."""
         if self._is_guess:
             self._work_a_second = work_a_second

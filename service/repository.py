@@ -8,7 +8,7 @@ the event loop. Models are loaded one at a time, so that their memory can be acc
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from operator import itemgetter
 from pathlib import Path
 from time import monotonic
@@ -24,7 +24,7 @@ from service.bundle import (
 )
 from service.errors import BundleError, InvalidArgument, ModelNotFound, Starting
 from service.metrics import Metrics
-from service.model import Engine, EngineFactory, LoadedEngine, Model
+from service.model import Engine, EngineFactory, LoadedEngine, Model, ModelState
 from service.routing import (
     choose_classification,
     choose_translation,
@@ -143,6 +143,7 @@ class ModelRepository:
             if not self._scanned:
                 self._warn_of_unknown_defaults()
             self._scanned = True
+            self._tell_metrics()
 
     def _warn_of_unknown_defaults(self) -> None:
         known = {name for model in self.models for name in (model.name, model.full_name)}
@@ -151,6 +152,30 @@ class ModelRepository:
                 "default_models: no model %s; there are: %s",
                 *(", ".join(unknown), names(self.models)),
             )
+
+    def _on_engine_change(self) -> None:
+        self._tell_metrics()
+        self._on_change()
+
+    def _tell_metrics(self) -> None:
+        """Which models are loaded, and where, and which are degraded, failed or refused."""
+        metrics = self._metrics
+        for gauge in (
+            metrics.model_info,
+            metrics.model_degraded,
+            metrics.model_failed,
+            metrics.model_refused,
+        ):
+            gauge.clear()
+        for model in self._models.values():
+            name = model.full_name
+            metrics.model_failed.labels(name).set(model.state is ModelState.FAILED)
+            metrics.model_refused.labels(name).set(bool(model.failure or model.refused))
+            if (engine := model.engine) is not None:
+                labels = (name, model.task, engine.precision, engine.device)
+                metrics.model_info.labels(*labels).set(1)
+                is_degraded = model.state is ModelState.DEGRADED
+                metrics.model_degraded.labels(name).set(is_degraded)
 
     async def close(self) -> None:
         """Stop every engine, after the one that is being made; no other is begun."""
@@ -293,7 +318,7 @@ class ModelRepository:
                 if self._is_closing:
                     raise BundleError("the server is shutting down")
                 engine = await asyncio.to_thread(self._factory, bundle)
-                engine.start(self._on_change)
+                engine.start(self._on_engine_change)
                 self._serve(model, engine, monotonic() - begun)
         except (BundleError, OSError) as error:
             self._fail(model, str(error))
@@ -303,7 +328,7 @@ class ModelRepository:
         finally:
             model.loading = None
             model.hand_over()
-            self._on_change()
+            self._on_engine_change()
 
     def _has_room(self, model: Model) -> bool:
         """Whether it fits beside those that are loaded or about to be."""
@@ -347,7 +372,6 @@ class ModelRepository:
         self._logged_failures.pop(model.full_name, None)
         if predecessor is not model:
             self._retire(predecessor)
-        self._metrics.model_info.labels(*_labels(model, engine)).set(1)
         self._metrics.model_load_seconds.labels(model.full_name).observe(seconds)
         logger.info(
             "model %s is ready: %s, %s, loaded in %.2f s",
@@ -382,12 +406,7 @@ class ModelRepository:
             await loaded.stop()
         finally:
             self._stopping_bytes -= model.num_bytes
-        labels = _labels(model, loaded.engine)
-        successor = self._models.get(model.full_name)
-        serving = successor.engine if successor is not None else None
-        if successor is None or serving is None or _labels(successor, serving) != labels:
-            with suppress(KeyError):  # it was never announced
-                self._metrics.model_info.remove(*labels)
+        self._tell_metrics()
         logger.info("model %s is unloaded", model.full_name)
 
 
@@ -404,8 +423,3 @@ def _taken(model: Model) -> LoadedEngine:
     loaded, model.loaded = model.loaded, None
     assert loaded is not None
     return loaded
-
-
-def _labels(model: Model, engine: Engine) -> tuple[str, str, str, str]:
-    """Of `attendant_model_info`."""
-    return model.full_name, model.task, engine.precision, engine.device

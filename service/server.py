@@ -5,9 +5,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,6 +23,7 @@ from service.access import Access
 from service.bundle import Bundle
 from service.certificates import CertificateFiles
 from service.classification.engine import ClassificationEngine
+from service.devices import DEVICES, Devices
 from service.gpus import Gpus
 from service.http.app import HttpApi, HttpServer
 from service.lifecycle import Lifecycle, Phase
@@ -39,13 +39,7 @@ from service.rpc.open_inference.servicer import OpenInferenceServicer
 from service.rpc.reflection import add_reflection
 from service.rpc.translation import TranslationServicer
 from service.rpc.transport import listen, options_of
-from service.runtime import (
-    RUNTIME_VERSION,
-    choose_device,
-    choose_precision,
-    num_cores,
-    providers,
-)
+from service.runtime import RUNTIME_VERSION, num_cores, providers
 from service.settings import Settings
 from service.translation.engine import TranslationEngine
 from service.translation.options import num_decode_workers
@@ -68,23 +62,31 @@ _DESCRIBED: tuple[Any, ...] = (
     grpc_predict_v2_pb2.DESCRIPTOR,
 )
 
+# Exit status after the loss of a GPU with `exit_on_device_loss`: sysexits.h's EX_TEMPFAIL.
+EXIT_DEVICE_LOST = 75
+
 # After the drain: how long gRPC may take to hang up on what did not finish.
 _HANG_UP_SECONDS = 0.5
 
 
-def engine_factory(settings: Settings, metrics: Metrics) -> EngineFactory:
+def engine_factory(
+    settings: Settings, metrics: Metrics, devices: Devices = DEVICES
+) -> EngineFactory:
     """Makes the engine that a bundle's task needs."""
 
     def make(bundle: Bundle) -> Engine:
         if bundle.task == "translation":
-            return TranslationEngine(bundle, settings=settings, metrics=metrics)
-        return ClassificationEngine(bundle, settings=settings, metrics=metrics)
+            return TranslationEngine(bundle, settings=settings, metrics=metrics, devices=devices)
+        return ClassificationEngine(bundle, settings=settings, metrics=metrics, devices=devices)
 
     return make
 
 
 class Server:
-    """Both ports and the models behind them. `start`, then `drain`; or `run` for all of it."""
+    """Both ports and the models behind them. `start`, then `drain`; or `run` for all of it.
+
+    `devices` are those that `factory` makes engines for.
+    """
 
     def __init__(
         self,
@@ -92,22 +94,23 @@ class Server:
         *,
         metrics: Metrics | None = None,
         factory: EngineFactory | None = None,
+        devices: Devices = DEVICES,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics.create() if metrics is None else metrics
         self.lifecycle = Lifecycle()
         self.repository = ModelRepository(
             settings.models,
-            factory=factory or engine_factory(settings, self.metrics),
+            factory=factory or engine_factory(settings, self.metrics, devices),
             metrics=self.metrics,
             default_models=settings.default_models,
             load_models=settings.load_models,
             max_bytes=settings.model_memory,
-            choose_precision=partial(
-                choose_precision, settings.precision, choose_device(settings.device)
-            ),
+            choose_precision=lambda precisions: devices.place(settings, precisions)[1],
             on_change=self._tell_health,
         )
+        self._devices = devices
+        self._stop = asyncio.Event()
         self._access = Access.of(settings)
         self._certificates = CertificateFiles.of(settings)
         self.grpc_port = settings.grpc_port
@@ -126,6 +129,8 @@ class Server:
 
     async def bind(self) -> None:
         """Open both ports: alive, not ready. Raises OSError if one is taken."""
+        self._loop = asyncio.get_running_loop()
+        self._devices.watch(self._hear_of_loss)
         await self._start_http()
         await self._start_grpc()
 
@@ -150,22 +155,20 @@ class Server:
         )
 
     async def drain(self) -> None:
-        """Stop: health first, then new calls are refused, running ones finish, ports close."""
+        """Stop: health first, then new calls are refused, running ones finish, ports close.
+
+        After the loss of a GPU that the server does not outlive, nobody waits for it.
+        """
         was_serving = self.lifecycle.phase is Phase.SERVING
         self.lifecycle.phase = Phase.LEAVING
         self._health.leave()
-        if was_serving:
+        if was_serving and not self._ends_by_loss:
             await asyncio.sleep(self.settings.drain_pause_seconds)
         self.lifecycle.phase = Phase.DRAINING
         until = monotonic() + self.settings.drain_seconds
-        num_left = await self.lifecycle.wait_idle(self.settings.drain_seconds)
-        if num_left:
-            logger.warning(
-                "%d calls did not finish in %.1f s", num_left, self.settings.drain_seconds
-            )
-            self.lifecycle.end_calls()
-            await self.lifecycle.wait_idle(_HANG_UP_SECONDS)
+        await self._end_calls()
         self._health.close()
+        self._devices.unwatch(self._hear_of_loss)
         for task in self._tasks:
             task.cancel()
         # A call is over for us when its answer goes to gRPC, which may have to send it for a while.
@@ -174,12 +177,23 @@ class Server:
         await self._http.stop()
         await self.repository.close()
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain; a second one exits at once."""
-        stop = asyncio.Event()
+    async def _end_calls(self) -> None:
+        seconds = 0.0 if self._ends_by_loss else self.settings.drain_seconds
+        num_left = await self.lifecycle.wait_idle(seconds)
+        if num_left:
+            logger.warning("%d calls did not finish in %.1f s", num_left, seconds)
+            why = "its GPU was lost" if self._ends_by_loss else "the call took too long"
+            self.lifecycle.end_calls(why)
+            await self.lifecycle.wait_idle(_HANG_UP_SECONDS)
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain; a second one exits at once.
+
+        Returns the exit status.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop_signal, number, stop)
+            loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload))
         await self.bind()
         logger.info(
@@ -191,16 +205,31 @@ class Server:
         if self._access.tokens is not None and self._certificates is None:
             logger.warning("tokens without TLS: whoever hears the connections can read them")
         self._spawn(self._load_and_poll)
-        await stop.wait()
+        await self._stop.wait()
         await self.drain()
         logger.info("stopped")
+        return EXIT_DEVICE_LOST if self._ends_by_loss else 0
 
-    def _on_stop_signal(self, number: signal.Signals, stop: asyncio.Event) -> None:
-        if stop.is_set():
+    @property
+    def _ends_by_loss(self) -> bool:
+        trouble = self._devices.trouble(self.settings)
+        return self.settings.exit_on_device_loss and trouble is not None
+
+    def _hear_of_loss(self) -> None:
+        """On any thread."""
+        self._loop.call_soon_threadsafe(self._on_device_loss)
+
+    def _on_device_loss(self) -> None:
+        self.metrics.device_losses.inc()
+        if self.settings.exit_on_device_loss:
+            self._stop.set()
+
+    def _on_stop_signal(self, number: signal.Signals) -> None:
+        if self._stop.is_set():
             os._exit(128 + number)
         seconds = self.settings.drain_pause_seconds + self.settings.drain_seconds
         logger.info("%s: draining for %.1f s at most", number.name, seconds)
-        stop.set()
+        self._stop.set()
 
     def _spawn(self, function: Callable[[], Coroutine[None, None, None]]) -> None:
         task = asyncio.get_running_loop().create_task(function())
@@ -235,18 +264,11 @@ class Server:
         )
 
     def _show_facts(self) -> None:
-        """What /metrics says of models, runtime and GPUs."""
+        """What /metrics says of runtime and GPUs."""
         labels = (num_decode_workers(self.settings), self.settings.image_threads or num_cores())
         self.metrics.runtime_info.labels(RUNTIME_VERSION, ",".join(providers()), *labels).set(1)
-        self.metrics.observers.append(self._show_models)
         if gpus := Gpus.find(self.metrics):
             self.metrics.observers.append(gpus.observe)
-
-    def _show_models(self) -> None:
-        self.metrics.show_models(
-            (model.full_name, model.state.value, bool(model.failure or model.refused))
-            for model in self.repository.models
-        )
 
     async def _start_http(self) -> None:
         api = HttpApi(
@@ -301,12 +323,20 @@ class Server:
 
 
 def serve(settings: Settings) -> None:
-    """Run a server until it is told to stop."""
+    """Run a server until it is told to stop, or a GPU is lost."""
     logger.info("settings: %s", settings.model_dump_json())
-    asyncio.run(_serve(settings))
+    status = asyncio.run(_serve(settings))
+    if DEVICES.loss:
+        leave(status)
 
 
-async def _serve(settings: Settings) -> None:
+def leave(status: int) -> NoReturn:
+    """End the process without freeing what lies on a lost GPU, which can hang or end in SIGABRT."""
+    logging.shutdown()
+    os._exit(status)
+
+
+async def _serve(settings: Settings) -> int:
     server = Server(settings)
     server.metrics.add_process_collectors()
-    await server.run()
+    return await server.run()

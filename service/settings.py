@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     )
     device: Device = Field("auto", description="auto: a GPU if there is one")
     precision: Precision = Field("auto", description="auto: int8 on a CPU, fp16 on a GPU, or fp32")
+    exit_on_device_loss: bool = Field(
+        False, description="when a GPU is lost, end with exit status 75 instead of using the CPU"
+    )
     deterministic: bool = Field(
         False, description="one fixed batch size on a GPU: same bits at any load, slower"
     )

@@ -23,8 +23,16 @@ FOUNDATION = {
     "service.watched",
     "service.access",
     "service.certificates",
+    "service.faults",
+    "service.waiting",
+    "service.admission",
 }
-MODELS = FOUNDATION | {"service.bundle", "service.languages", "service.runtime"}
+MODELS = FOUNDATION | {
+    "service.bundle",
+    "service.languages",
+    "service.runtime",
+    "service.devices",
+}
 ENGINES = {"service.translation", "service.classification"}
 FRONT = MODELS | ENGINES | {"service.model", "service.repository", "attendant.v1"}
 
@@ -40,14 +48,23 @@ ALLOWED = {
     "service.logs": {"service.errors", "service.settings"},
     "service.lifecycle": {"service.errors", "service.metrics", "service.logs"},
     "service.rate": set(),
-    "service.callers": set(),
+    "service.callers": {"service.errors"},
+    "service.waiting": {"service.callers"},
+    "service.admission": {
+        "service.errors",
+        "service.callers",
+        "service.rate",
+        "service.waiting",
+    },
     "service.watched": set(),
     "service.access": {"service.errors", "service.settings", "service.watched"},
     "service.certificates": {"service.settings", "service.watched"},
     "service.bundle": {"service.errors"},
     "service.golden": {"service.errors", "service.bundle"},
     "service.languages": {"service.errors", "service.bundle"},
+    "service.faults": set(),
     "service.runtime": FOUNDATION,
+    "service.devices": FOUNDATION | {"service.runtime"},
     "service.translation": MODELS,
     "service.classification": MODELS,
     "service.model": {"service.errors", "service.bundle"},

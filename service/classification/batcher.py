@@ -41,19 +41,19 @@ class Batcher(Generic[Item, Result]):
     nothing more is announced: a lone caller never waits for company that does not come.
 
     Up to `num_runs` batches run at once. `run` is told whether its batch is alone: no other one
-    runs, and nothing is left waiting for one.
+    runs, and nothing is left waiting for one. An exception among its results is that item's.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item], bool], Sequence[Result]],
+        run: Callable[[Sequence[Item], bool], Sequence[Result | Exception]],
         *,
         max_size: int,
         delay_seconds: float,
         num_runs: int = 1,
     ) -> None:
         self._run = run
-        self._max_size = max_size
+        self.max_size = max_size  # may be set at any time, on any thread
         self._delay_seconds = delay_seconds
         self._num_runs = num_runs
         self._waiting: Line[_Waiting[Item, Result]] = Line()
@@ -75,6 +75,15 @@ class Batcher(Generic[Item, Result]):
         await asyncio.gather(*tasks, return_exceptions=True)
         _fail(self._waiting.take(len(self._waiting)), Draining("the model is being unloaded"))
         self._threads.shutdown(wait=False)
+
+    def resize(self, *, max_size: int, num_runs: int) -> None:
+        """Run other batches from now on; those that run end as they are."""
+        self.max_size = max_size
+        if num_runs != self._num_runs:
+            self._num_runs = num_runs
+            self._threads.shutdown(wait=False)
+            self._threads = ThreadPoolExecutor(num_runs, thread_name_prefix="classify")
+        self._changed.set()
 
     def announce(self) -> None:
         """Say that an item will be submitted soon; `retract` ends it, submitted or not."""
@@ -113,7 +122,7 @@ class Batcher(Generic[Item, Result]):
         deadline = next(iter(self._waiting)).arrived + self._delay_seconds
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                while self._num_announced and len(self._waiting) < self._max_size:
+                while self._num_announced and len(self._waiting) < self.max_size:
                     self._changed.clear()
                     await self._changed.wait()
 
@@ -121,7 +130,7 @@ class Batcher(Generic[Item, Result]):
         """The next batch, without those whose caller has left: what waits, shared by free runs."""
         share = math.ceil(len(self._waiting) / (self._num_runs - len(self._running)))
         batch: list[_Waiting[Item, Result]] = []
-        while self._waiting and len(batch) < min(self._max_size, share):
+        while self._waiting and len(batch) < min(self.max_size, share):
             (waiting,) = self._waiting.take(1)
             if not waiting.answer.done():
                 batch.append(waiting)
@@ -142,7 +151,9 @@ class Batcher(Generic[Item, Result]):
             return
         seconds = perf_counter() - started
         for waiting, result in zip(batch, results, strict=True):
-            if not waiting.answer.done():
+            if isinstance(result, Exception):
+                _fail([waiting], result)
+            elif not waiting.answer.done():
                 waiting.answer.set_result(Answer(result, seconds))
 
 

@@ -5,10 +5,13 @@ model happen in threads.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +19,28 @@ from numpy.typing import NDArray
 from service.admission import Admission, Admitted, Demand
 from service.bundle import Bundle
 from service.classification.batcher import Answer, Batcher
+from service.classification.classifier import BatchRunner, Classifier, Placement
 from service.classification.image import Preprocessor
 from service.classification.runner import Batching, ClassifierRunner
 from service.classification.turns import Turns
-from service.errors import AttendantError, InvalidImage, InvalidOption, ResourceExhausted
+from service.devices import DEVICES, Devices
+from service.errors import (
+    AttendantError,
+    Draining,
+    InternalError,
+    InvalidImage,
+    InvalidOption,
+    ModelUnavailable,
+    ResourceExhausted,
+)
+from service.faults import DeviceLost
 from service.metrics import Metrics
-from service.runtime import choose_device, choose_precision, num_cores
+from service.rate import WorkRate
+from service.runtime import Device, num_cores
 from service.settings import Settings
 from service.waiting import Backlog, Place
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TOP_K = 5
 
@@ -73,59 +90,96 @@ class _Classified:
     total_seconds: float = 0.0
 
 
+class OpenRunner(Protocol):
+    """Makes what batches run on; see `ClassifierRunner`."""
+
+    def __call__(
+        self,
+        bundle: Bundle,
+        *,
+        size: tuple[int, int],
+        device: Device,
+        precision: str,
+        batching: Batching,
+    ) -> BatchRunner:
+        """Raises BundleError."""
+
+
 class ClassificationEngine:
     """Serves one bundle. Constructing it opens and warms up the model: do that in a thread."""
 
-    def __init__(self, bundle: Bundle, *, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        devices: Devices = DEVICES,
+        open_runner: OpenRunner = ClassifierRunner,
+    ) -> None:
         self.model_name = f"{bundle.name}/{bundle.version}"
-        self.device = choose_device(settings.device)
-        self.precision = choose_precision(settings.precision, self.device, bundle.precisions)
-        self.degraded: str | None = None
         self.failed: str | None = None
+        self.on_change: Callable[[], None] = lambda: None
         card = bundle.classification
         self.labels = card.labels
         self._multi_label = card.multi_label
+        self._settings = settings
         self._metrics = metrics
         self._num_threads = settings.image_threads or num_cores()
         self._preprocess = Preprocessor(card.image, max_pixels=settings.max_image_pixels)
-        self._runner = ClassifierRunner(
-            bundle,
-            size=self._preprocess.size,
-            device=self.device,
-            precision=self.precision,
-            batching=Batching(
-                threads=self._num_threads,
-                max_batch=settings.max_batch_images,
-                fixed=settings.deterministic and self.device == "cuda",
-            ),
-        )
-        self._delay_seconds = settings.image_batch_delay_seconds
+        self._devices = devices
+        self._choose_placement = partial(devices.place, settings, bundle.precisions)
+        self._open_runner = partial(open_runner, bundle, size=self._preprocess.size)
+        self._classifier = Classifier(self._open, self._choose_placement())
+        self._moving: asyncio.Task[None] | None = None
         self._backlog = Backlog()  # and those that are being classified
         self._admission = Admission(
             self._backlog,
             unit="images",
-            max_queued=settings.max_queued_images,
+            max_queued=devices.max_queued(settings, settings.max_queued_images),
             caller_share=settings.caller_queue_share,
             on_ended=self._count_deadline,
         )
         self._image_seconds = self._fastest_image_seconds = 0.0
 
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda"."""
+        return self._classifier.placement[0]
+
+    @property
+    def precision(self) -> str:
+        """ "fp32", "int8" or "fp16"."""
+        return self._classifier.placement[1]
+
+    @property
+    def degraded(self) -> str | None:
+        """Why it does not serve as it was meant to; None while it does."""
+        return self._devices.trouble(self._settings)
+
     def start(self, on_change: Callable[[], None] = lambda: None) -> None:
-        """Begin to serve, on the running loop; what `on_change` would tell of does not happen."""
+        """Begin to serve, on the running loop; `on_change` is called there when a GPU is lost."""
+        self._loop = asyncio.get_running_loop()
+        self.on_change = on_change
         self._batcher: Batcher[NDArray[np.float32], NDArray[np.float32]] = Batcher(
             self._run,
-            max_size=self._runner.max_batch,
-            delay_seconds=self._delay_seconds,
-            num_runs=self._runner.num_runs,
+            max_size=self._classifier.max_batch,
+            delay_seconds=self._settings.image_batch_delay_seconds,
+            num_runs=self._classifier.num_runs,
         )
         self._batcher.start()
         self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="preprocess")
         self._turns = Turns(self._num_threads)
         predicted_wait = self._metrics.predicted_wait_seconds.labels(self.model_name)
         predicted_wait.set_function(self._admission.watch_wait())
+        if self.device != "cpu":
+            self._devices.watch(self._hear_of_loss)
 
     async def stop(self) -> None:
         """Refuse what still waits and end the threads."""
+        self._devices.unwatch(self._hear_of_loss)
+        if self._moving is not None:
+            await self._moving
         await self._batcher.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -153,6 +207,8 @@ class ClassificationEngine:
             classified = await asyncio.gather(*tasks)
             is_answered = True
         finally:
+            for task in tasks:
+                task.cancel()  # where one fails the call, nobody waits for the others
             if self._admission.ended(admitted, is_answered=is_answered):
                 num_classified = sum(one.result.error is None for one in classified)
                 self._metrics.goodput_images.labels(self.model_name).inc(num_classified)
@@ -172,6 +228,8 @@ class ClassificationEngine:
 
     def _admit(self, num_images: int, deadline_seconds: float | None) -> Admitted:
         """Take a call whole or refuse it whole."""
+        if self.failed is not None:
+            raise ModelUnavailable(f"{self.model_name} cannot serve: {self.failed}")
         demand = Demand(num_images, num_images, self._image_seconds, self._fastest_image_seconds)
         try:
             admitted = self._admission.admit(demand, deadline_seconds)
@@ -195,7 +253,7 @@ class ClassificationEngine:
         admitted = monotonic()
         try:
             answer, preprocess_seconds = await self._logits(content, place)
-        except InvalidImage as error:
+        except (InvalidImage, InternalError) as error:
             return _Classified(ClassificationResult(error))
         seconds = monotonic() - admitted
         self._learn(preprocess_seconds + answer.run_seconds)
@@ -237,14 +295,77 @@ class ClassificationEngine:
         self._metrics.preprocess_seconds.labels(self.model_name).observe(seconds)
         return pixels, seconds
 
+    def _open(self, placement: Placement) -> BatchRunner:
+        device, precision = placement
+        batching = Batching(
+            threads=self._num_threads,
+            max_batch=self._settings.max_batch_images,
+            fixed=self._settings.deterministic and device == "cuda",
+        )
+        return self._open_runner(device=device, precision=precision, batching=batching)
+
     def _run(
         self, images: Sequence[NDArray[np.float32]], alone: bool
-    ) -> Sequence[NDArray[np.float32]]:
+    ) -> Sequence[NDArray[np.float32] | InternalError]:
+        """On the batcher's threads. Raises ModelUnavailable and Draining after a GPU's loss."""
+        try:
+            return self._run_here(images, alone)
+        except DeviceLost as error:
+            self._devices.lose(str(error))
+        if self._settings.exit_on_device_loss:
+            raise Draining("the GPU was lost, and the server is shutting down")
+        self._move()
+        if self.failed is not None:
+            raise ModelUnavailable(f"{self.model_name} cannot serve: {self.failed}")
+        return self._run_here(images, alone)
+
+    def _run_here(
+        self, images: Sequence[NDArray[np.float32]], alone: bool
+    ) -> Sequence[NDArray[np.float32] | InternalError]:
         started = monotonic()
-        logits = self._runner.run(images, alone)
+        results = self._classifier.run(images, alone)
+        self._batcher.max_size = self._classifier.max_batch
         self._metrics.inference_seconds.labels(self.model_name).observe(monotonic() - started)
         self._metrics.classification_batch_size.labels(self.model_name).observe(len(images))
-        return list(logits)
+        return results
+
+    def _hear_of_loss(self) -> None:
+        """On any thread: a model that nobody calls moves, too."""
+        self._loop.call_soon_threadsafe(self._begin_moving)
+
+    def _begin_moving(self) -> None:
+        self._admission.max_queued = self._devices.max_queued(
+            self._settings, self._settings.max_queued_images
+        )
+        self.on_change()
+        if not self._settings.exit_on_device_loss:
+            self._moving = asyncio.create_task(asyncio.to_thread(self._move))
+
+    def _move(self) -> None:
+        """Go on on the CPU; off the event loop."""
+        started = monotonic()
+        try:
+            former = self._classifier.move(self._choose_placement())
+        except Exception:  # whatever it is, calls have to be answered
+            self.failed = "it cannot be opened on the CPU; the server's log has it"
+            logger.exception("%s cannot go on on the CPU", self.model_name)
+        else:
+            if former is None:
+                return
+            self._devices.keep(former)
+            logger.warning(
+                "%s goes on on the CPU: %s, opened in %.2f s",
+                *(self.model_name, self.precision, monotonic() - started),
+            )
+        self._loop.call_soon_threadsafe(self._have_moved)
+
+    def _have_moved(self) -> None:
+        self._admission.rate = WorkRate()  # what was measured was the GPU's
+        self._image_seconds = 0.0
+        self._batcher.resize(
+            max_size=self._classifier.max_batch, num_runs=self._classifier.num_runs
+        )
+        self.on_change()
 
 
 def probabilities(logits: NDArray[np.float32], *, multi_label: bool) -> NDArray[np.float64]:

@@ -4,13 +4,15 @@ Lives on the event loop.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from service.admission import Admitted
-from service.errors import AttendantError, InternalError
+from service.admission import DEADLINE_MARGIN_SECONDS, Admitted
+from service.errors import AttendantError
 from service.translation.options import DecodingOptions, FinishReason
 from service.translation.preparation import PreparedText
 from service.translation.processors import TokenRules
@@ -22,7 +24,7 @@ from service.translation.results import (
     Timing,
     TranslationResult,
 )
-from service.translation.sequence import Sequence
+from service.translation.sequence import CancelReason, Sequence
 from service.translation.tokenizer import Tokenizer
 
 Emit = Callable[[StreamEvent], None]
@@ -45,6 +47,7 @@ class Call:
         self.results = [TranslationResult()] * len(prepared)
         self.sequences: list[Sequence] = []
         self.admitted: Admitted | None = None  # None: there is nothing to decode
+        self.deadline_at = math.inf  # time.monotonic()
         self._prepared = prepared
         self._options = options
         self._rules = rules
@@ -71,6 +74,11 @@ class Call:
                 text.advance()
         if not self._texts:
             self.done.set_result(None)
+
+    def cancel_reason(self) -> CancelReason:
+        """Why nobody waits for it any more, as it is found out just now."""
+        is_late = time.monotonic() > self.deadline_at - DEADLINE_MARGIN_SECONDS
+        return "deadline" if is_late else "cancelled"
 
     def finish_text(self, index: int, result: TranslationResult) -> None:
         """A text has its result; with the last one the call is done."""
@@ -155,7 +163,7 @@ class TextProgress:
         if sequence.error is not None:
             for other in self.sequences:
                 other.is_cancelled = True  # nobody wants the other pieces any more
-            self._end(TranslationResult(error=InternalError()))
+            self._end(TranslationResult(error=sequence.error))
             return
         self._finished[piece] = sequence
         self._best[piece] = self._tokenizer.decode(sequence.finished[0].token_ids)

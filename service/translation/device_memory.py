@@ -17,6 +17,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from service.errors import BundleError
+from service.faults import is_out_of_memory, raise_if_device_lost
 from service.runtime import Device, open_session
 
 logger = logging.getLogger(__name__)
@@ -116,11 +117,12 @@ class DeviceGraph:
     def run(self, key: Hashable, tensors: Callable[[], Tensors]) -> None:
         """Run over the tensors that belong to `key`, which are always the same ones.
 
-        Raises DeviceError.
+        Raises DeviceError and DeviceLost.
         """
         try:
             self._run_bound(key, tensors)
         except Exception as error:  # onnxruntime's exceptions share no base class but this one
+            raise_if_device_lost(error)
             if not self._capture or is_out_of_memory(error):
                 raise self._failure(error) from error
             self._give_up_capture(error)
@@ -129,7 +131,7 @@ class DeviceGraph:
     def run_once(self, tensors: Tensors) -> list[NDArray[Any]]:
         """Run over tensors that will not be seen again; returns what is fetched.
 
-        Raises DeviceError.
+        Raises DeviceError and DeviceLost.
         """
         try:
             binding = self._bind(tensors)
@@ -139,6 +141,7 @@ class DeviceGraph:
             outputs: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
             return outputs[len(tensors.outputs) :]
         except Exception as error:  # as above
+            raise_if_device_lost(error)
             raise self._failure(error) from error
 
     def _run_bound(self, key: Hashable, tensors: Callable[[], Tensors]) -> None:
@@ -180,9 +183,3 @@ class DeviceGraph:
     def _failure(self, error: Exception) -> DeviceError:
         kind = DeviceMemoryError if is_out_of_memory(error) else DeviceError
         return kind(f"device {self._device} failed in {self.path.name}: {error}")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device only lacked memory: by the words of CUDA and of the runtime's arena."""
-    text = str(error).lower()
-    return "out of memory" in text or "failed to allocate" in text

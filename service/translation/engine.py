@@ -11,13 +11,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as SequenceOf
 from functools import partial
-from typing import Protocol
 
 from service.admission import Admission, Admitted, Demand
-from service.bundle import Bundle, Direction, TranslationCard
+from service.bundle import Bundle, Direction
+from service.devices import DEVICES, Devices
 from service.errors import (
     AttendantError,
-    BundleError,
     Draining,
     InternalError,
     InvalidArgument,
@@ -26,45 +25,25 @@ from service.errors import (
     ResourceExhausted,
 )
 from service.metrics import Metrics
-from service.runtime import Device, choose_device, choose_precision
 from service.settings import Settings
-from service.translation.caches import CacheSizes
 from service.translation.call import Call, Emit
+from service.translation.crew import Crew, OpenRunners
 from service.translation.expectation import Expectation
 from service.translation.measures import TranslationMeasures
-from service.translation.options import (
-    DecodingOptions,
-    Segmentation,
-    default_options,
-    limits_of,
-    num_decode_workers,
-)
+from service.translation.options import DecodingOptions, Limits, Segmentation
 from service.translation.preparation import PreparedText, TextPreparer
 from service.translation.processors import TokenRules
 from service.translation.results import StreamEvent, Summary, Translation
-from service.translation.runner import Workers, open_runners
+from service.translation.runner import open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
 from service.translation.tokenizer import Tokenizer
-from service.translation.warmup import Speed, warm_up
-from service.translation.worker import DecodeWorker, StepResults, StepRunner
+from service.translation.worker import StepResults
 
 logger = logging.getLogger(__name__)
 
 # Texts of a call with more characters than this are prepared in a thread: 1 ms of the event loop.
 INLINE_CHARACTERS = 4000
-
-# Of the speed of the first steps, as long as there is no measured rate; encoding takes the rest.
-GUESSED_SHARE = 0.5
-
-
-class OpenRunners(Protocol):
-    """Makes what the decode workers run on; see `runner.open_runners`."""
-
-    def __call__(
-        self, bundle: Bundle, precision: str, device: Device, workers: Workers
-    ) -> SequenceOf[StepRunner]:
-        """One runner for each worker."""
 
 
 class TranslationEngine:
@@ -76,84 +55,92 @@ class TranslationEngine:
         *,
         settings: Settings,
         metrics: Metrics,
+        devices: Devices = DEVICES,
         open_runners: OpenRunners = open_runners,
     ) -> None:
         card = bundle.translation
         self.model_name = f"{bundle.name}/{bundle.version}"
-        self.device = choose_device(settings.device)
-        self.precision = choose_precision(settings.precision, self.device, bundle.precisions)
-        self.limits = limits_of(card, self.precision, settings)
-        if not self.limits.max_beam_size:
-            raise BundleError(_too_little_memory(card, self.precision, settings))
-        self.default_options = default_options(card, max_beam_size=self.limits.max_beam_size)
-        self._narrowed = _narrowed(card, self.limits.max_beam_size)
-        self.degraded = self._narrowed
-        self.failed: str | None = None
         self.on_change: Callable[[], None] = lambda: None
+        self._settings = settings
         self._segmentation = Segmentation(card.segmentation)
         self._tokenizer = Tokenizer.from_bundle(bundle)
         self._card = card
+        self._measures = TranslationMeasures(metrics, self.model_name)
+        self._crew = Crew(bundle, settings, devices, open_runners, self._measures, self._receive)
+        self._take_place()
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda"."""
+        return self._placement.device
+
+    @property
+    def precision(self) -> str:
+        """ "fp32", "int8" or "fp16"."""
+        return self._placement.precision
+
+    @property
+    def limits(self) -> Limits:
+        """What a call may ask for."""
+        return self._placement.limits
+
+    @property
+    def default_options(self) -> DecodingOptions:
+        """What a call gets that asks for nothing else."""
+        return self._placement.default_options
+
+    @property
+    def degraded(self) -> str | None:
+        """Why it does not serve as it was meant to; None while it does."""
+        return self._crew.degraded
+
+    @property
+    def failed(self) -> str | None:
+        """Why it can no longer serve at all; None while it can."""
+        return self._crew.failed
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        return self._crew.scheduler
+
+    def _take_place(self) -> None:
+        """Admit what can be served where the model runs now."""
+        self._placement = self._crew.placement
         self._preparer = TextPreparer(
             self._tokenizer,
-            card.limits.max_source_tokens,
-            settings.max_text_bytes,
-            settings.max_queued_sequences,
+            self._card.limits.max_source_tokens,
+            self._settings.max_text_bytes,
+            self._placement.max_queued,
         )
-        self._measures = TranslationMeasures(metrics, self.model_name)
-        workers = Workers.of(settings)
-        runners = open_runners(bundle, self.precision, self.device, workers)
-        self._scheduler = Scheduler(
-            num_workers=len(runners), encode_tokens_per_step=settings.encode_tokens_per_step
-        )
-        self._log_caches(card, settings)
-        speeds = [warm_up(runner, card) for runner in runners]
-        self._expectation = Expectation(max(speed.seconds for speed in speeds))
+        self._expectation = Expectation(self._crew.step_seconds)
         self._admission = Admission(
             self._scheduler.backlog,
             unit="sequences",
-            max_queued=settings.max_queued_sequences,
-            caller_share=settings.caller_queue_share,
+            max_queued=self._placement.max_queued,
+            caller_share=self._settings.caller_queue_share,
             on_ended=self._measures.deadline_ended,
         )
-        self._admission.rate.suppose(_guessed_rate(speeds))
-        rules = TokenRules.from_card(card)
-        self._workers = [
-            DecodeWorker(
-                runner,
-                self._scheduler,
-                rules,
-                self._measures,
-                self._deliver,
-                self._deliver_death,
-            )
-            for runner in runners
-        ]
+        self._admission.rate.suppose(self._crew.guessed_rate)
+        self._measures.show_wait(self._admission.watch_wait())
 
-    def _log_caches(self, card: TranslationCard, settings: Settings) -> None:
-        row_bytes = CacheSizes.of(card, self.precision).longest_row_bytes
-        logger.info(
-            "%s: attention caches take at most %.0f MiB, %d rows of the longest sentences",
-            self.model_name,
-            settings.cache_memory / (1 << 20),
-            settings.cache_memory // row_bytes,
-        )
+    def _hear_of_change(self) -> None:
+        if self._placement is not self._crew.placement:
+            self._take_place()
+        self._admission.rate.suppose(self._crew.guessed_rate)
+        self.on_change()
 
     def start(self, on_change: Callable[[], None] = lambda: None) -> None:
         """Begin to serve, on the running loop.
 
-        `on_change` is called on it when a decode thread has died: see `degraded` and `failed`.
+        `on_change` is called on it when a decode thread has died or a GPU was lost: see `degraded`
+        and `failed`.
         """
-        self._loop = asyncio.get_running_loop()
         self.on_change = on_change
-        self._measures.show_wait(self._admission.watch_wait())
-        for worker in self._workers:
-            worker.start()
+        self._crew.start(self._hear_of_change)
 
     async def stop(self) -> None:
         """End the decode workers, after what they still have to do."""
-        self._scheduler.close()
-        for worker in self._workers:
-            await asyncio.to_thread(worker.join)
+        await self._crew.stop()
 
     async def translate(
         self,
@@ -258,6 +245,9 @@ class TranslationEngine:
         call = Call(
             prepared, options, self._tokenizer, rules=rules, arrived_at=arrived_at, emit=emit
         )
+        if deadline is not None:
+            call.deadline_at = deadline
+        self._crew.check(options)
         self._expectation.prepared(one for one in prepared if isinstance(one, PreparedText))
         if call.sequences:
             demand = self._expectation.demand(call.sequences, options)
@@ -289,33 +279,13 @@ class TranslationEngine:
             self._measures.answered_in_time(call.num_target_tokens)
         if is_answered:
             return
+        reason = call.cancel_reason()
         for sequence in call.sequences:
+            sequence.cancel_reason = reason
             sequence.is_cancelled = True
         removed = self._scheduler.remove(call.sequences)
         self._measures.queued(-removed)
-        self._measures.left_the_queue(removed, "cancelled")
-
-    def _deliver_death(self) -> None:
-        """Called by a decode worker, on its thread."""
-        self._loop.call_soon_threadsafe(self._worker_died)
-
-    def _worker_died(self) -> None:
-        """Say so; where no decode thread is left, end those who wait and refuse whoever comes."""
-        self.degraded = "; ".join(filter(None, (self._narrowed, "a decode thread has died")))
-        if all(worker.is_dead for worker in self._workers):
-            self.failed = "its decode threads have died"
-            waiting = self._scheduler.take_all()
-            self._measures.queued(-len(waiting))
-            self._measures.left_the_queue(len(waiting), "error")
-            for sequence in waiting:
-                sequence.error = InternalError()
-                if not sequence.is_cancelled:
-                    sequence.receiver.finish(sequence)
-        self.on_change()
-
-    def _deliver(self, results: StepResults) -> None:
-        """Called by the decode workers, on their threads."""
-        self._loop.call_soon_threadsafe(self._receive, results)
+        self._measures.left_the_queue(removed, reason)
 
     def _receive(self, results: StepResults) -> None:
         for sequence, token_ids in results.extended:
@@ -333,30 +303,6 @@ class TranslationEngine:
                 sequence.beam_size * sequence.num_steps,
                 others_wait=self._scheduler.num_waiting > 0,
             )
-
-
-def _guessed_rate(speeds: SequenceOf[Speed]) -> float:
-    """Row-steps a second."""
-    return GUESSED_SHARE * sum(speed.num_rows / speed.seconds for speed in speeds)
-
-
-def _too_little_memory(card: TranslationCard, precision: str, settings: Settings) -> str:
-    num_bytes = CacheSizes.of(card, precision).longest_row_bytes
-    workers = num_decode_workers(settings)
-    return (
-        f"the longest sequence needs {num_bytes:,} bytes of attention caches; {workers} decode "
-        f"workers share a cache_memory of {settings.cache_memory:,}"
-    )
-
-
-def _narrowed(card: TranslationCard, max_beam_size: int) -> str | None:
-    """What to say of a model whose own beam is wider than what this server decodes with."""
-    if card.decoding.beam_size <= max_beam_size:
-        return None
-    return (
-        f"the bundle's beam_size of {card.decoding.beam_size} is over the limit of "
-        f"{max_beam_size}, which is the default instead"
-    )
 
 
 def _tell(sequence: Sequence, news: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from service.admission import reasons
 from service.metrics import Metrics
 from service.translation.rows import RowTable
-from service.translation.sequence import Sequence
+from service.translation.sequence import CancelReason, Sequence
 
 
 class TranslationMeasures:
@@ -32,11 +32,11 @@ class TranslationMeasures:
         self._thread_deaths = metrics.decode_thread_deaths.labels(model)
         self._wasted = {
             reason: metrics.wasted_tokens.labels(model, reason)
-            for reason in ("beam", "cancelled", "error", "memory")
+            for reason in ("beam", "cancelled", "deadline", "device", "error", "memory")
         }
         self._ended = {
             reason: metrics.sequences_finished.labels(model, reason)
-            for reason in ("eos", "length", "cancelled", "error")
+            for reason in ("eos", "length", "cancelled", "deadline", "error")
         }
         self._predicted_wait = metrics.predicted_wait_seconds.labels(model)
         self._deadlines = {
@@ -51,7 +51,7 @@ class TranslationMeasures:
         """So many sequences wait more (or, if negative, fewer)."""
         self._waiting.inc(count)
 
-    def left_the_queue(self, count: int, reason: Literal["cancelled", "error"]) -> None:
+    def left_the_queue(self, count: int, reason: CancelReason | Literal["error"]) -> None:
         """So many sequences ended before they joined."""
         self._ended[reason].inc(count)
 
@@ -101,30 +101,34 @@ class TranslationMeasures:
             self._ended[returned[0].finish_reason.value].inc()
             self._first_token_seconds.observe(sequence.first_token_at - sequence.arrived_at)
 
-    def set_back(self, sequence: Sequence, table: RowTable) -> None:
+    def set_back(
+        self, sequence: Sequence, table: RowTable, reason: Literal["device", "error", "memory"]
+    ) -> None:
         """A sequence has to wait again, and its tokens to be decoded again."""
         self._left([sequence])
         self._waiting.inc()
-        self._wasted["memory"].inc(int(table.lengths[sequence.rows].sum()))
+        self._wasted[reason].inc(int(table.lengths[sequence.rows].sum()))
 
     def cancelled(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
         """Sequences are about to leave because nobody waits for them."""
-        self._lost(sequences, table, "cancelled")
+        self._left(sequences)
+        for sequence in sequences:
+            self._lost(sequence, table, sequence.cancel_reason)
 
     def failed(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
         """Sequences are about to leave because of an error."""
-        self._lost(sequences, table, "error")
+        self._left(sequences)
+        for sequence in sequences:
+            self._lost(sequence, table, "error")
 
     def died(self, sequences: SequenceOf[Sequence], table: RowTable) -> None:
         """A decode thread has died, with the sequences that it ran."""
         self._thread_deaths.inc()
         self.failed(sequences, table)
 
-    def _lost(self, sequences: SequenceOf[Sequence], table: RowTable, reason: str) -> None:
-        self._left(sequences)
-        self._ended[reason].inc(len(sequences))
-        for sequence in sequences:
-            self._wasted[reason].inc(int(table.lengths[sequence.rows].sum()))
+    def _lost(self, sequence: Sequence, table: RowTable, reason: str) -> None:
+        self._ended[reason].inc()
+        self._wasted[reason].inc(int(table.lengths[sequence.rows].sum()))
 
     def _left(self, sequences: SequenceOf[Sequence]) -> None:
         self._sequences_running.dec(len(sequences))

@@ -1,14 +1,18 @@
 """The state of one sentence on its way through the decoder: one object, from arrival to result."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import AttendantError
 from service.translation.options import DecodingOptions, FinishReason
 from service.translation.processors import TokenRules
 from service.waiting import ANYWHERE, Place
+
+# Whether its caller left, or its time was over.
+CancelReason = Literal["cancelled", "deadline"]
 
 
 class Receiver(Protocol):
@@ -46,9 +50,10 @@ class Sequence:
     rows: list[int] = field(default_factory=list)  # of the table; as many as beams
     finished: list[ScoredTokens] = field(default_factory=list)  # best first, at most beam_size
     is_done: bool = False
-    error: Exception | None = None
+    error: AttendantError | None = None
     # Set by the event loop, read by the worker between two steps.
     is_cancelled: bool = False
+    cancel_reason: CancelReason = "cancelled"
 
     admitted_at: float = 0.0
     encode_seconds: float = 0.0
@@ -58,6 +63,11 @@ class Sequence:
     num_streamed: int = 0  # target tokens the receiver has been told of
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it needs no further step."""
+        return self.is_done or self.is_cancelled or self.error is not None
+
+    @property
     def beam_size(self) -> int:
         """How many rows it decodes in."""
         return self.options.beam_size
@@ -65,6 +75,7 @@ class Sequence:
     def restart(self) -> None:
         """Forget all that was decoded; what a stream has been told stays true."""
         self.finished = []
+        self.is_done = False
 
     def add_finished(self, hypothesis: ScoredTokens) -> None:
         """Keep the hypothesis if it is among the best beam_size; of equals the earlier wins."""

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from service.errors import InternalError
-from service.translation.faults import Failures, run_by_halves
+from service.faults import DeviceLost, Failures, raise_if_device_lost, run_by_halves
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
 from service.translation.rows import RowTable
@@ -88,6 +88,9 @@ class StepResults:
     extended: list[tuple[Sequence, list[int]]] = field(
         default_factory=list
     )  # streams: stable tokens
+    # The last results of a worker whose device was lost, which say how; and those who ran on it.
+    device_loss: str = ""
+    handed_back: list[Sequence] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.finished or self.extended)
@@ -114,6 +117,7 @@ class DecodeWorker:
         self._running: list[Sequence] = []
         # A step that finds no memory halves it, one that does adds a row.
         self._row_budget = runner.table.capacity
+        self._suspects: list[Sequence] = []  # one of them makes the search fail
         self._on_death = on_death
         self.num_deaths = 0
         self._results = StepResults()  # of the turn that runs
@@ -160,11 +164,32 @@ class DecodeWorker:
     def _run(self) -> None:
         try:
             while not (self._scheduler.is_closed and self.is_idle):
-                if results := self.turn():
+                if results := self._turn_or_loss():
                     self._deliver(results)
+        except DeviceLost as error:
+            self._hand_back(str(error))
         except Exception:
             logger.critical("a decode thread has died", exc_info=True)
             self._die()
+
+    def _turn_or_loss(self) -> StepResults:
+        """A turn; its error, whatever it did then, is DeviceLost where the device is gone."""
+        try:
+            return self.turn()
+        except Exception as error:
+            raise_if_device_lost(error)
+            raise
+
+    def _hand_back(self, loss: str) -> None:
+        """The device is gone: its thread ends, and those who ran begin anew elsewhere."""
+        results = self._results  # what the turn had found out before is told all the same
+        results.device_loss = loss
+        results.handed_back, self._running = self._running, []
+        for sequence in results.handed_back:
+            self._measures.set_back(sequence, self._runner.table, "device")
+            sequence.restart()
+        self._runner.table.clear()
+        self._deliver(results)
 
     def _die(self) -> None:
         """Those who run end with an error; what is left begins anew in another thread, once."""
@@ -178,8 +203,9 @@ class DecodeWorker:
         results.finished += running
         self._deliver(results)
         if not self.is_dead:
-            self._thread = self._new_thread()
-            self._thread.start()
+            thread = self._new_thread()
+            thread.start()
+            self._thread = thread  # not before it runs: `join` takes one that does not for ended
         self._on_death()
 
     def _admit(self, results: StepResults) -> None:
@@ -194,9 +220,13 @@ class DecodeWorker:
         self._runner.alone = self._scheduler.others_idle
         self._measures.queued(-len(taken))
         now = time.monotonic()
-        joining = [sequence for sequence in taken if not sequence.is_cancelled]
-        results.finished += [sequence for sequence in taken if sequence.is_cancelled]
-        self._measures.left_the_queue(len(taken) - len(joining), "cancelled")
+        joining: list[Sequence] = []
+        for sequence in taken:
+            if sequence.is_cancelled:
+                self._measures.left_the_queue(1, sequence.cancel_reason)
+                results.finished.append(sequence)
+            else:
+                joining.append(sequence)
         if not joining:
             return
         for sequence in joining:
@@ -227,37 +257,62 @@ class DecodeWorker:
 
         Their answers are the same then: nobody shares in them.
         """
-        leaving: list[Sequence] = []
         while self._num_rows > self._runner.num_rows_next or (
             self._num_rows > self._row_budget and len(self._running) > 1
         ):
             last = max(self._running, key=lambda sequence: sequence.admitted_at)
-            self._measures.set_back(last, self._runner.table)
-            self._release([last])
-            last.restart()
-            leaving.append(last)
-        if leaving:
-            self._scheduler.give_back(sorted(leaving, key=lambda one: one.arrived_at))
+            self._set_back([last], "memory")
+
+    def _set_back(self, sequences: list[Sequence], reason: Literal["error", "memory"]) -> None:
+        """Let sequences that run wait again, and begin anew."""
+        for sequence in sequences:
+            self._measures.set_back(sequence, self._runner.table, reason)
+            sequence.restart()
+        self._release(sequences)
+        self._scheduler.give_back(sorted(sequences, key=lambda one: one.arrived_at))
 
     def _step(self, results: StepResults) -> None:
         begun = time.monotonic()
         logits = self._logits(results)
         if logits is None:
             return
-        try:
-            self._search.advance(self._running, logits)
-            extended = self._extended()
-        except Exception:
-            logger.exception("choosing tokens for %d sequences failed", len(self._running))
-            self._fail(list(self._running), results)
-            return
+        num_rows = len(logits)
+        self._choose_tokens(logits, results)
         now = time.monotonic()
-        self._measures.stepped(now - begun, len(logits))
-        results.extended += extended
+        self._measures.stepped(now - begun, num_rows)
         for sequence in self._running:
             sequence.first_token_at = sequence.first_token_at or now
         self._retire([sequence for sequence in self._running if sequence.is_done], results)
         self._row_budget = min(self._row_budget + 1, self._runner.table.capacity)
+
+    def _choose_tokens(self, logits: Floats, results: StepResults) -> None:
+        """Give every row its next token.
+
+        Where that fails nobody knows what it had changed before. So all begin anew, and until they
+        have ended tokens are chosen for one sequence after the other: the culprit fails alone.
+        """
+        self._suspects = [one for one in self._suspects if not one.has_ended]
+        if self._suspects:
+            for sequence in list(self._running):
+                self._choose_tokens_of(sequence, logits, results)
+            return
+        try:
+            self._search.advance(self._running, logits)
+            results.extended += self._extended(self._running)
+        except Exception as error:
+            raise_if_device_lost(error)
+            logger.exception("choosing tokens for %d sequences failed", len(self._running))
+            self._suspects = list(self._running)
+            self._set_back(self._suspects, "error")
+
+    def _choose_tokens_of(self, sequence: Sequence, logits: Floats, results: StepResults) -> None:
+        try:
+            self._search.advance([sequence], logits)
+            results.extended += self._extended([sequence])
+        except Exception as error:
+            raise_if_device_lost(error)
+            logger.exception("choosing tokens for one sequence failed")
+            self._fail([sequence], results)
 
     def _logits(self, results: StepResults) -> Floats | None:
         """Those of one step, (R, V); sequences that make it fail end with an error.
@@ -292,10 +347,10 @@ class DecodeWorker:
         self._release(done)
         results.finished += done
 
-    def _extended(self) -> list[tuple[Sequence, list[int]]]:
-        """The streamed sequences that have more tokens that cannot change, and those tokens."""
+    def _extended(self, sequences: SequenceOf[Sequence]) -> list[tuple[Sequence, list[int]]]:
+        """The streamed ones that have more tokens that cannot change, and those tokens."""
         extended = []
-        for sequence in self._running:
+        for sequence in sequences:
             if sequence.streamed and not sequence.is_done:
                 stable = self._search.stable_tokens(sequence)
                 if len(stable) > sequence.num_streamed:

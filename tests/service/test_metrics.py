@@ -22,8 +22,7 @@ from attendant.v1 import (
 )
 from service.gpus import Gpus
 from service.metric_kinds import Declaration, declarations
-from service.metrics import MODEL_STATES, Metrics
-from service.model import ModelState
+from service.metrics import Metrics
 from service.server import Server
 from tests.server_process import Ports, serving
 from tests.service.conftest import StartServer, image_file, samples
@@ -132,10 +131,6 @@ def test_the_page_names_what_a_process_shows() -> None:
     assert documented == {name for name in names if re.match("(process|python)_", name)}
 
 
-def test_the_states_of_models_are_those_there_are() -> None:
-    assert tuple(state.value for state in ModelState) == MODEL_STATES
-
-
 async def test_goodput_counts_what_was_answered_in_time(
     server: Server, channel: grpc.aio.Channel
 ) -> None:
@@ -161,9 +156,20 @@ async def test_a_refused_model_is_shown_beside_the_one_that_serves(
         await server.reload()
         text = await scrape(server)
     assert 'attendant_model_refused{model="colours/1"} 1.0' in text
-    assert 'attendant_model_state{model="colours/1",state="degraded"} 1.0' in text
-    assert 'attendant_model_state{model="colours/1",state="ready"} 0.0' in text
-    assert 'attendant_model_state{model="en-de/1",state="ready"} 1.0' in text
+    assert 'attendant_model_failed{model="colours/1"} 0.0' in text
+    assert 'attendant_model_degraded{model="colours/1"} 1.0' in text
+    assert 'attendant_model_refused{model="en-de/1"} 0.0' in text
+
+
+async def test_a_model_that_was_never_loaded_has_failed(
+    start_server: StartServer, models: Path
+) -> None:
+    (models / "colours" / "1" / "bundle.json").write_text("no card")
+    async with start_server() as server:
+        text = await scrape(server)
+    assert 'attendant_model_failed{model="colours/1"} 1.0' in text
+    assert 'attendant_model_refused{model="colours/1"} 1.0' in text
+    assert 'attendant_model_degraded{model="colours/1"}' not in text
 
 
 async def test_the_runtime_says_its_version_and_threads(start_server: StartServer) -> None:

@@ -19,10 +19,18 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from attendant.v1 import translation_pb2, translation_pb2_grpc
-from tests.service.conftest import write_translator
+from attendant.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    translation_pb2,
+    translation_pb2_grpc,
+)
+from tests.service.conftest import image_file, write_classifier, write_translator
 
 ROOT = Path(__file__).resolve().parents[2]
+LOSSY = "tests.service.lossy_server"
 
 
 @dataclass
@@ -50,11 +58,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(models: Path, *flags: str) -> AsyncIterator[tuple[Running, grpc.aio.Channel]]:
+async def running(
+    models: Path, *flags: str, module: str = "tests.service.slow_server"
+) -> AsyncIterator[tuple[Running, grpc.aio.Channel]]:
     """A ready process and a channel to it."""
     ports = ("--grpc-port", "0", "--http-port", "0", "--models", str(models), "--log-format=json")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.service.slow_server", *ports, *flags),
+        *(sys.executable, "-m", module, *ports, *flags),
         cwd=ROOT,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stderr=asyncio.subprocess.PIPE,
@@ -62,7 +72,8 @@ async def running(models: Path, *flags: str) -> AsyncIterator[tuple[Running, grp
     server = Running(process, [])
     try:
         port = (await server.logged("listening"))["message"].split("gRPC port ")[1].split(",")[0]
-        await server.logged("ready")
+        while (await server.logged("ready"))["message"] != "ready":
+            pass  # a model is, not all of them
         options = [("grpc.enable_retries", 0)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
             yield server, channel
@@ -198,6 +209,51 @@ async def test_a_second_signal_exits_at_once(models: Path) -> None:
         server.process.terminate()
         assert await server.rest() == 128 + signal.SIGTERM
         call.cancel()
+
+
+def classify(channel: grpc.aio.Channel) -> Any:
+    stub: Any = classification_pb2_grpc.ClassificationServiceStub(channel)
+    image = classification_pb2.Image(content=image_file())
+    return stub.Classify(classification_pb2.ClassifyRequest(images=[image]))
+
+
+async def test_a_server_that_is_to_end_with_its_gpu_tells_everybody_and_exits_with_75(
+    models: Path,
+) -> None:
+    write_classifier(models)
+    flags = ("--exit-on-device-loss", "--drain-pause-seconds", "60")
+    async with running(models, *flags, module=LOSSY) as (server, channel):
+        calls = [await start_waiting(channel), translate(channel, "WAIT")]
+        await until_running(http_port(server), 2)
+        started = monotonic()
+        for answer in (classify(channel), calls[0].read(), calls[1]):
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await answer
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert b"DRAINING" in dict(ended.value.trailing_metadata())["grpc-status-details-bin"]
+        assert await server.rest() == 75
+        assert monotonic() - started < 20  # neither the pause nor the drain was waited for
+        assert any("the GPU was lost: CUDA failure 700" in line["message"] for line in server.lines)
+
+
+async def test_a_server_that_outlives_its_gpu_says_so_and_exits_with_0_when_told(
+    models: Path,
+) -> None:
+    write_classifier(models)
+    async with running(models, module=LOSSY) as (server, channel):
+        assert (await classify(channel)).results[0].labels[0].label == "red"
+        stub: Any = model_pb2_grpc.ModelServiceStub(channel)
+        model = (await stub.GetModel(model_pb2.GetModelRequest(name="colours"))).model
+        assert (model.state, model.device) == (model_pb2.MODEL_STATE_DEGRADED, "cpu")
+        assert "the GPU was lost: CUDA failure 700" in model.state_message
+        metrics = (await get(http_port(server), "/metrics"))[1]
+        assert "attendant_device_losses_total 1.0" in metrics
+        assert 'attendant_model_info{device="cpu",model="colours/1"' in metrics
+        assert 'attendant_model_info{device="cuda"' not in metrics
+        assert 'attendant_model_degraded{model="colours/1"} 1.0' in metrics
+        server.process.terminate()
+        assert await server.rest() == 0
+        assert server.lines[-1]["message"] == "stopped"
 
 
 async def test_sighup_rescans_the_models(models: Path) -> None:

@@ -72,6 +72,8 @@ class FakeRunner:
         self.dying_steps: set[int] = set()  # before which the worker's thread dies
         self.failing_sources: set[tuple[int, ...]] = set()  # to encode
         self.poison: set[tuple[int, ...]] = set()  # sources whose rows no step can be run with
+        self.loss = ""  # what every use of a lost device says
+        self.lost_at_step = 0
         self.before_step: Callable[[], object] = lambda: None
         self._script = script
         self._sources: list[tuple[int, ...]] = [()] * max_rows
@@ -90,6 +92,7 @@ class FakeRunner:
         return self.table.capacity
 
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
+        self._use_device()
         for sequence in sequences:
             source = tuple(sequence.source_ids.tolist())
             if source in self.failing_sources:
@@ -102,6 +105,7 @@ class FakeRunner:
     def step(self, rows: range | None = None) -> NDArray[np.float32]:
         self.before_step()
         self.num_steps += 1
+        self._use_device()
         if self.num_steps in self.failing_steps:
             raise RuntimeError("this step fails")
         num_rows = self.table.num_rows
@@ -115,6 +119,10 @@ class FakeRunner:
             self._step_logits = np.resize(self._step_logits, (self.table.capacity, len(logits)))
             self._step_logits[row] = logits
         return self._step_logits[:num_rows]
+
+    def _use_device(self) -> None:
+        if self.lost_at_step and self.num_steps >= self.lost_at_step:
+            raise RuntimeError(self.loss)
 
     def best_tokens(self, rows: NDArray[np.int64], count: int) -> tuple[Floats, Ints]:
         chosen = self._step_logits[rows]

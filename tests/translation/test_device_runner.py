@@ -8,6 +8,7 @@ import pytest
 
 from service.bundle import Bundle
 from service.errors import BundleError
+from service.faults import is_out_of_memory
 from service.metrics import Metrics
 from service.runtime import Device
 from service.settings import Settings
@@ -17,7 +18,6 @@ from service.translation.device_memory import (
     DeviceGraph,
     DeviceMemoryError,
     Tensors,
-    is_out_of_memory,
 )
 from service.translation.device_runner import (
     GRAPHS,

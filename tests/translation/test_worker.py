@@ -4,9 +4,11 @@ import pytest
 
 from service.errors import InternalError
 from service.translation.options import FinishReason
+from service.translation.processors import TokenRules
 from service.translation.sequence import Sequence
 from tests.translation.fakes import (
     EOS,
+    START,
     Bench,
     FakeRunner,
     Outcome,
@@ -162,6 +164,53 @@ def test_a_step_that_fails_once_ends_nobody() -> None:
     bench.run(*(sequences := three(2)))
     assert [outcome(one) for one in sequences] == [alone(one) for one in sequences]
     assert_at_rest(bench, runner)
+
+
+@pytest.mark.parametrize("culprit", [0, 1, 2])
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_search_that_fails_ends_the_culprit_and_nobody_else(culprit: int, beam_size: int) -> None:
+    """Its rules force a token that there is not, in the last step: others have ended by then."""
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    sequences = [*three(3 - beam_size // 2), *three(beam_size)]
+    failed = sequences[3 + culprit]
+    failed.rules = TokenRules(eos=EOS, decoder_start=START, forced_eos=1 << 20)
+    streamed = sequences[0]
+    streamed.streamed = True
+    bench.run(*sequences)
+    assert isinstance(failed.error, InternalError)
+    assert failed.finished == []
+    for sequence in sequences:
+        assert sequence.receiver.finished == [sequence]  # type: ignore[attr-defined]
+        if sequence is not failed:
+            assert outcome(sequence) == alone(sequence)
+    told = streamed.receiver.extended  # type: ignore[attr-defined]
+    assert [len(tokens) for tokens in told] == sorted({len(tokens) for tokens in told})
+    assert_at_rest(bench, runner)
+    ended = "attendant_sequences_finished_total"
+    assert reading(bench.metrics, ended, reason="error") == 1
+    assert reading(bench.metrics, ended, reason="length") == 5
+    num_steps = runner.num_steps
+    bench.run(*(later := three(beam_size)))
+    assert runner.num_steps == num_steps + NUM_STEPS  # all together again
+    assert [outcome(sequence) for sequence in later] == [alone(sequence) for sequence in later]
+
+
+def test_what_a_leaver_and_a_late_one_throw_away_is_counted_apart() -> None:
+    bench = Bench(FakeRunner(SCRIPT))
+    staying, leaving, late = three(2)
+    bench.add(staying, leaving, late)
+    for _ in range(3):
+        bench.turn()
+    late.cancel_reason = "deadline"
+    leaving.is_cancelled = late.is_cancelled = True
+    waiting = make_sequence((14, EOS))
+    waiting.cancel_reason, waiting.is_cancelled = "deadline", True
+    bench.run(waiting)
+    for reason, count in (("cancelled", 1), ("deadline", 2), ("error", 0)):
+        assert reading(bench.metrics, "attendant_sequences_finished_total", reason=reason) == count
+    for reason in ("cancelled", "deadline"):
+        assert reading(bench.metrics, "attendant_wasted_tokens_total", reason=reason) == 6
 
 
 def test_a_runner_that_is_broken_ends_those_who_run_and_serves_again_when_it_is_mended() -> None:

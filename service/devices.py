@@ -1,0 +1,80 @@
+"""Which device a model goes to, and what became of the GPU of this process.
+
+Knows neither models nor runtimes' sessions. Safe in any thread.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from service.runtime import Device, choose_device, choose_precision
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# After the loss of a GPU: the share of what a queue took before it that it takes on the CPU.
+QUEUE_SHARE_AFTER_LOSS = 1 / 8
+
+
+class Devices:
+    """One a process: a GPU that is lost, is lost to all of it, and comes back by a restart."""
+
+    def __init__(self, choose: Callable[[str], Device] = choose_device) -> None:
+        self._choose = choose
+        self._lock = threading.Lock()
+        self._watchers: list[Callable[[], None]] = []
+        self._kept: list[object] = []
+        self.loss = ""  # how the GPU was lost; empty: it was not
+
+    def place(self, settings: Settings, precisions: Sequence[str]) -> tuple[Device, str]:
+        """The device and, of those that a bundle ships, the precision. Raises BundleError."""
+        if not self.loss:
+            device = self._choose(settings.device)
+            return device, choose_precision(settings.precision, device, precisions)
+        # Who asked for fp16 asked for it on the GPU.
+        setting = "auto" if settings.precision == "fp16" else settings.precision
+        return "cpu", choose_precision(setting, "cpu", precisions)
+
+    def trouble(self, settings: Settings) -> str | None:
+        """Why models do not run where these settings want them; None where they do."""
+        if not self.loss or settings.device == "cpu":
+            return None
+        return f"the GPU was lost: {self.loss}, on the CPU from now on"
+
+    def max_queued(self, settings: Settings, limit: int) -> int:
+        """How much a queue of this limit takes now."""
+        return (
+            limit if self.trouble(settings) is None else max(1, int(limit * QUEUE_SHARE_AFTER_LOSS))
+        )
+
+    def watch(self, on_loss: Callable[[], None]) -> None:
+        """Call `on_loss` once when the GPU is lost, on any thread, or at once if it is already."""
+        with self._lock:
+            self._watchers.append(on_loss)
+            is_lost = bool(self.loss)
+        if is_lost:
+            on_loss()
+
+    def unwatch(self, on_loss: Callable[[], None]) -> None:
+        """Call it no more."""
+        with self._lock:
+            self._watchers = [one for one in self._watchers if one != on_loss]
+
+    def lose(self, loss: str) -> None:
+        """The GPU failed in this way; whoever says so first is heard."""
+        with self._lock:
+            if self.loss:
+                return
+            self.loss = loss
+            watchers = list(self._watchers)
+        logger.critical("the GPU was lost: %s", loss)
+        for on_loss in watchers:
+            on_loss()
+
+    def keep(self, *objects: object) -> None:
+        """Hold on to what lies on a lost GPU: to free it there can hang or end the process."""
+        self._kept += objects
+
+
+# Of this process.
+DEVICES = Devices()
