@@ -41,6 +41,7 @@ from service.rpc.translation import TranslationServicer
 from service.rpc.transport import listen, options_of
 from service.runtime import RUNTIME_VERSION, num_cores, providers
 from service.settings import Settings
+from service.tracing import Tracing
 from service.translation.engine import TranslationEngine
 from service.translation.options import num_decode_workers
 
@@ -95,6 +96,7 @@ class Server:
         metrics: Metrics | None = None,
         factory: EngineFactory | None = None,
         devices: Devices = DEVICES,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics.create() if metrics is None else metrics
@@ -111,6 +113,7 @@ class Server:
         )
         self._devices = devices
         self._stop = asyncio.Event()
+        self._tracing = Tracing.of(settings.otlp_endpoint) if tracing is None else tracing
         self._access = Access.of(settings)
         self._certificates = CertificateFiles.of(settings)
         self.grpc_port = settings.grpc_port
@@ -176,6 +179,7 @@ class Server:
         await asyncio.gather(*(server.stop(grace) for server in self._grpc))
         await self._http.stop()
         await self.repository.close()
+        await asyncio.to_thread(self._tracing.close)
 
     async def _end_calls(self) -> None:
         seconds = 0.0 if self._ends_by_loss else self.settings.drain_seconds
@@ -278,6 +282,7 @@ class Server:
             lifecycle=self.lifecycle,
             metrics=self.metrics,
             access=self._access,
+            tracing=self._tracing,
             open_metrics=self.settings.open_metrics,
         )
         application = api.application(max_message_bytes=self.settings.max_message_bytes)
@@ -292,6 +297,7 @@ class Server:
             lifecycle=self.lifecycle,
             metrics=self.metrics,
             access=self._access,
+            tracing=self._tracing,
         )
         options = options_of(self.settings)
         server = grpc.aio.server(interceptors=[interceptor], options=options)

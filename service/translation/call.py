@@ -43,6 +43,8 @@ class Call:
         arrived_at: float,
         emit: Emit | None = None,
     ) -> None:
+        self.arrived_at = arrived_at  # time.monotonic()
+        self.submitted_at = time.monotonic()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.results = [TranslationResult()] * len(prepared)
         self.sequences: list[Sequence] = []

@@ -26,6 +26,7 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.settings import Settings
+from service.timeline import current_timeline
 from service.translation.call import Call, Emit
 from service.translation.crew import Crew, OpenRunners
 from service.translation.expectation import Expectation
@@ -37,6 +38,7 @@ from service.translation.results import StreamEvent, Summary, Translation
 from service.translation.runner import open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
+from service.translation.story import describe
 from service.translation.tokenizer import Tokenizer
 from service.translation.worker import StepResults
 
@@ -273,6 +275,7 @@ class TranslationEngine:
     def _end(self, call: Call) -> None:
         """The call is done, or nobody waits for it: then what is not done of it, leaves."""
         is_answered = call.done.done() and not call.done.cancelled()
+        describe(current_timeline(), call, self.model_name)
         if call.admitted is not None and self._admission.ended(
             call.admitted, is_answered=is_answered
         ):
