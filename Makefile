@@ -4,7 +4,7 @@
 # make families export checkpoints of others at their true sizes, and say what that takes (3 minutes)
 # make torture  load, faults and hostile input, over loopback (25 minutes; QUICK=1: 3)
 # make image-test   build the image with buildah, run it read-only and call it (as root; DEVICE=cuda, too)
-# make deploy-test  hold the manifests, and balance three servers with Envoy and HAProxy
+# make deploy-test  hold Compose, Kubernetes and KServe manifests to their schemas and to the settings
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
@@ -33,7 +33,7 @@ TEST_STAMP := .venv/.installed-test
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test torture check families install-export install-test protos proto-baseline constraints bench clean image-test deploy-test
+.PHONY: help serve test torture check families install-export install-test protos proto-baseline constraints bench clean image-test deploy-test metrics-page
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -71,6 +71,10 @@ families: $(TEST_STAMP)
 protos: $(TEST_STAMP)
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. protos/attendant/v1/*.proto
 	bin/generate-open-inference service/rpc/open_inference
+
+# Committed too; tests/service/test_metrics.py holds that it is current.
+metrics-page: $(TEST_STAMP)
+	.venv/bin/python bin/generate-metrics-page
 
 # The API as released, against which tests/test_protos.py looks for what would break its callers.
 # A file, because a checkout need not come with a history. Renew it with each release, and before the

@@ -1,16 +1,22 @@
-"""`python -m service`: settings, logging, then serve or check the models."""
+"""`python -m service`: settings, logging, then serve, check the models or explain a call."""
 
 import sys
 
 from service.errors import BundleError
+from service.explain import explain
 from service.logs import configure_logging
 from service.settings import Settings
 
 SELF_TEST = "--self-test"
+EXPLAIN = "--explain"
 
 
 def main() -> None:
     """The command `attendant-server`."""
+    if sys.argv[1:2] == [EXPLAIN]:
+        if len(sys.argv) < 3:
+            sys.exit(f"attendant-server: expected {EXPLAIN} REQUEST_ID [FILE ...]")
+        sys.exit(explain(sys.argv[2], sys.argv[3:] or ["-"]))
     arguments = [argument for argument in sys.argv[1:] if argument != SELF_TEST]
     settings = Settings.load(arguments)
     testing = SELF_TEST in sys.argv[1:]

@@ -143,17 +143,21 @@ class Admission:
             return Admitted(place, now, seconds, deadline_seconds, last_moment)
         return Admitted(place, now, seconds, None)
 
-    def ended(self, admitted: Admitted, *, is_answered: bool) -> None:
-        """A call that was let in has its answer, or nobody waits for it any more."""
+    def ended(self, admitted: Admitted, *, is_answered: bool) -> bool:
+        """A call that was let in has its answer, or nobody waits for it any more.
+
+        Returns whether it was answered, and by its deadline.
+        """
         deadline = admitted.deadline_seconds
         if deadline is None:
-            return
+            return is_answered
         seconds = monotonic() - admitted.at
         is_met = is_answered and seconds <= deadline
         # Else its caller has left, which says nothing.
         if is_answered or seconds >= deadline - DEADLINE_MARGIN_SECONDS:
             self._safety.learn(admitted, seconds)
             self._on_ended(is_met)
+        return is_met
 
     def give_up(self, admitted: Admitted) -> DeadlineUnreachable:
         """What a call is told that was let in, and of which some still waits at the last moment."""

@@ -1,4 +1,5 @@
-"""Log lines, plain or JSON, each with the id of its request.
+"""Log lines, plain or JSON, each with the id of its request; JSON ones with that of its trace,
+and at the end of a call (`extra={"timeline": ...}`) with where its time went.
 
 Never texts, images, tokens or addresses. What an exception says may quote them, so of each only the
 traceback and the type are logged, whoever logs it, unless more is asked for.
@@ -14,9 +15,12 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Literal
 
+from service.timeline import Timeline
+
 REQUEST_ID_HEADER = "x-request-id"
 
 current_request_id: ContextVar[str] = ContextVar("request_id", default="-")
+current_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 
 _ACCEPTABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -80,13 +84,17 @@ class _PlainFormatter(_Formatter):
 
 class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields = {
+        fields: dict[str, object] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname,
             "logger": record.name,
             "request_id": current_request_id.get(),
             "message": record.getMessage(),
         }
+        if trace_id := current_trace_id.get():
+            fields["trace_id"] = trace_id
+        if isinstance(timeline := getattr(record, "timeline", None), Timeline):
+            fields["call"] = timeline.summary()
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)

@@ -158,15 +158,24 @@ class ModelRepository:
         self._on_change()
 
     def _tell_metrics(self) -> None:
-        """Which models are loaded, and where, and which of them are degraded."""
-        self._metrics.model_info.clear()
-        self._metrics.model_degraded.clear()
+        """Which models are loaded, and where, and which are degraded, failed or refused."""
+        metrics = self._metrics
+        for gauge in (
+            metrics.model_info,
+            metrics.model_degraded,
+            metrics.model_failed,
+            metrics.model_refused,
+        ):
+            gauge.clear()
         for model in self._models.values():
+            name = model.full_name
+            metrics.model_failed.labels(name).set(model.state is ModelState.FAILED)
+            metrics.model_refused.labels(name).set(bool(model.failure or model.refused))
             if (engine := model.engine) is not None:
-                labels = (model.full_name, model.task, engine.precision, engine.device)
-                self._metrics.model_info.labels(*labels).set(1)
+                labels = (name, model.task, engine.precision, engine.device)
+                metrics.model_info.labels(*labels).set(1)
                 is_degraded = model.state is ModelState.DEGRADED
-                self._metrics.model_degraded.labels(model.full_name).set(is_degraded)
+                metrics.model_degraded.labels(name).set(is_degraded)
 
     async def close(self) -> None:
         """Stop every engine, after the one that is being made; no other is begun."""

@@ -72,6 +72,11 @@ def _weights(graph: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in beside if path.is_file()}
 
 
+def providers() -> tuple[str, ...]:
+    """What this build of ONNX Runtime can compute with, best first."""
+    return tuple(onnxruntime.get_available_providers())
+
+
 def num_cores() -> int:
     """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):

@@ -24,6 +24,7 @@ from service.bundle import Bundle
 from service.certificates import CertificateFiles
 from service.classification.engine import ClassificationEngine
 from service.devices import DEVICES, Devices
+from service.gpus import Gpus
 from service.http.app import HttpApi, HttpServer
 from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
@@ -38,8 +39,11 @@ from service.rpc.open_inference.servicer import OpenInferenceServicer
 from service.rpc.reflection import add_reflection
 from service.rpc.translation import TranslationServicer
 from service.rpc.transport import listen, options_of
+from service.runtime import RUNTIME_VERSION, num_cores, providers
 from service.settings import Settings
+from service.tracing import Tracing
 from service.translation.engine import TranslationEngine
+from service.translation.options import num_decode_workers
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +96,7 @@ class Server:
         metrics: Metrics | None = None,
         factory: EngineFactory | None = None,
         devices: Devices = DEVICES,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics.create() if metrics is None else metrics
@@ -108,6 +113,7 @@ class Server:
         )
         self._devices = devices
         self._stop = asyncio.Event()
+        self._tracing = Tracing.of(settings.otlp_endpoint) if tracing is None else tracing
         self._access = Access.of(settings)
         self._certificates = CertificateFiles.of(settings)
         self.grpc_port = settings.grpc_port
@@ -117,6 +123,7 @@ class Server:
         self._translation = TranslationServicer(self.repository)
         self._classification = ClassificationServicer(self.repository)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._show_facts()
 
     async def start(self) -> None:
         """Bind both ports, then load the models; returns when they serve."""
@@ -172,6 +179,7 @@ class Server:
         await asyncio.gather(*(server.stop(grace) for server in self._grpc))
         await self._http.stop()
         await self.repository.close()
+        await asyncio.to_thread(self._tracing.close)
 
     async def _end_calls(self) -> None:
         seconds = 0.0 if self._ends_by_loss else self.settings.drain_seconds
@@ -259,6 +267,13 @@ class Server:
             }
         )
 
+    def _show_facts(self) -> None:
+        """What /metrics says of runtime and GPUs."""
+        labels = (num_decode_workers(self.settings), self.settings.image_threads or num_cores())
+        self.metrics.runtime_info.labels(RUNTIME_VERSION, ",".join(providers()), *labels).set(1)
+        if gpus := Gpus.find(self.metrics):
+            self.metrics.observers.append(gpus.observe)
+
     async def _start_http(self) -> None:
         api = HttpApi(
             translate=self._translation.translate,
@@ -267,6 +282,7 @@ class Server:
             lifecycle=self.lifecycle,
             metrics=self.metrics,
             access=self._access,
+            tracing=self._tracing,
             open_metrics=self.settings.open_metrics,
         )
         application = api.application(max_message_bytes=self.settings.max_message_bytes)
@@ -281,6 +297,7 @@ class Server:
             lifecycle=self.lifecycle,
             metrics=self.metrics,
             access=self._access,
+            tracing=self._tracing,
         )
         options = options_of(self.settings)
         server = grpc.aio.server(interceptors=[interceptor], options=options)

@@ -191,6 +191,12 @@ class Settings(BaseSettings):
         "caller sent",
     )
 
+    otlp_endpoint: str = Field(
+        "",
+        description="where spans of calls go, by OTLP over gRPC (http://HOST:4317); needs the "
+        "extra otel; OTEL_EXPORTER_OTLP_ENDPOINT does the same",
+    )
+
     @model_validator(mode="after")
     def _check_certificates(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -208,7 +214,8 @@ class Settings(BaseSettings):
             """Attendant: a gRPC server for translation and image classification.
 
             With --self-test it serves nothing: it checks the models on this machine, fp32 beside
-            int8, measures them, prints what it found, and exits with 1 if anything is wrong.
+            int8, measures them, prints what it found, and exits with 1 if anything is wrong. With
+            --explain REQUEST_ID [FILE ...] it says where the time of a call went, from JSON logs.
             """
 
             model_config = SettingsConfigDict(toml_file=path)

@@ -22,10 +22,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[Result]):
-    """One item's result and how long its batch ran."""
+    """One item's result, how long its batch ran, and how many items that was."""
 
     result: Result
     run_seconds: float
+    batch_size: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +155,7 @@ class Batcher(Generic[Item, Result]):
             if isinstance(result, Exception):
                 _fail([waiting], result)
             elif not waiting.answer.done():
-                waiting.answer.set_result(Answer(result, seconds))
+                waiting.answer.set_result(Answer(result, seconds, len(batch)))
 
 
 def _fail(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:

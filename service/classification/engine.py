@@ -38,6 +38,7 @@ from service.metrics import Metrics
 from service.rate import WorkRate
 from service.runtime import Device, num_cores
 from service.settings import Settings
+from service.timeline import Timeline, current_timeline
 from service.waiting import Backlog, Place
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,9 @@ class _Classified:
     preprocess_seconds: float = 0.0
     inference_seconds: float = 0.0
     total_seconds: float = 0.0
+    ready_at: float = 0.0  # to be run in a batch; time.monotonic()
+    ended_at: float = 0.0
+    batch_size: int = 0
 
 
 class OpenRunner(Protocol):
@@ -197,6 +201,7 @@ class ClassificationEngine:
         """
         started = monotonic()
         top_k = self._check_top_k(top_k)
+        current_timeline().facts |= {"model": self.model_name, "images": len(images)}
         admitted = self._admit(len(images), deadline_seconds)
         place = admitted.place
         tasks = [asyncio.create_task(self._classify(image, top_k, place)) for image in images]
@@ -206,10 +211,13 @@ class ClassificationEngine:
         try:
             classified = await asyncio.gather(*tasks)
             is_answered = True
+            _tell(current_timeline(), classified, started)
         finally:
             for task in tasks:
                 task.cancel()  # where one fails the call, nobody waits for the others
-            self._admission.ended(admitted, is_answered=is_answered)
+            if self._admission.ended(admitted, is_answered=is_answered):
+                num_classified = sum(one.result.error is None for one in classified)
+                self._metrics.goodput_images.labels(self.model_name).inc(num_classified)
         return Classification(
             [one.result for one in classified], _timing(classified, monotonic() - started)
         )
@@ -250,10 +258,11 @@ class ClassificationEngine:
         """One image from admission to its labels."""
         admitted = monotonic()
         try:
-            answer, preprocess_seconds = await self._logits(content, place)
+            answer, preprocess_seconds, ready_at = await self._logits(content, place)
         except (InvalidImage, InternalError) as error:
             return _Classified(ClassificationResult(error))
-        seconds = monotonic() - admitted
+        ended = monotonic()
+        seconds = ended - admitted
         self._learn(preprocess_seconds + answer.run_seconds)
         self._metrics.images.labels(self.model_name).inc()
         self._metrics.queue_seconds.labels(self.model_name).observe(
@@ -261,7 +270,13 @@ class ClassificationEngine:
         )
         labels = rank(answer.result, self.labels, top_k, multi_label=self._multi_label)
         return _Classified(
-            ClassificationResult(None, labels), preprocess_seconds, answer.run_seconds, seconds
+            ClassificationResult(None, labels),
+            preprocess_seconds,
+            answer.run_seconds,
+            seconds,
+            ready_at,
+            ended,
+            answer.batch_size,
         )
 
     def _learn(self, seconds: float) -> None:
@@ -275,7 +290,7 @@ class ClassificationEngine:
 
     async def _logits(
         self, content: bytes, place: Place
-    ) -> tuple[Answer[NDArray[np.float32]], float]:
+    ) -> tuple[Answer[NDArray[np.float32]], float, float]:
         self._batcher.announce()
         try:
             async with self._turns.turn(place):
@@ -284,7 +299,8 @@ class ClassificationEngine:
                 )
         finally:
             self._batcher.retract()
-        return await self._batcher.submit(pixels, place), preprocess_seconds
+        ready_at = monotonic()
+        return await self._batcher.submit(pixels, place), preprocess_seconds, ready_at
 
     def _timed_preprocess(self, content: bytes) -> tuple[NDArray[np.float32], float]:
         started = monotonic()
@@ -384,6 +400,19 @@ def rank(
     chances = probabilities(logits, multi_label=multi_label)
     best = np.argsort(-chances, kind="stable")[:top_k]
     return tuple(LabelScore(labels[i], i, float(chances[i])) for i in best.tolist())
+
+
+def _tell(timeline: Timeline, classified: Sequence[_Classified], started: float) -> None:
+    done = [one for one in classified if one.result.error is None]
+    if not done:
+        return
+    prepared = [one.ready_at - one.preprocess_seconds for one in done]
+    run = [one.ended_at - one.inference_seconds for one in done]
+    timeline.add("queue", started, max(prepared))
+    timeline.add("preprocess", min(prepared), max(one.ready_at for one in done))
+    timeline.add("batch", min(one.ready_at for one in done), max(run))
+    timeline.add("inference", min(run), max(one.ended_at for one in done))
+    timeline.facts["batch_images"] = max(one.batch_size for one in done)
 
 
 def _timing(classified: Sequence[_Classified], total_seconds: float) -> ClassificationTiming:

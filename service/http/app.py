@@ -8,7 +8,6 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, Self, TypeVar
 
 from aiohttp import web
@@ -33,6 +32,8 @@ from service.http.errors import error_response, response_of_http_exception
 from service.lifecycle import Lifecycle, Phase
 from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
 from service.metrics import CONTENT_TYPE, Metrics
+from service.timeline import Fact, Timeline, begin_timeline
+from service.tracing import Span, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class HttpApi:
     lifecycle: Lifecycle
     metrics: Metrics
     access: Access
+    tracing: Tracing
     open_metrics: bool
 
     def application(self, *, max_message_bytes: int) -> web.Application:
@@ -108,19 +110,45 @@ class HttpApi:
         """Request id, errors as JSON, one log line."""
         request_id = request_id_or_new(request.headers.get(REQUEST_ID_HEADER))
         current_request_id.set(request_id)
-        started = perf_counter()
+        timeline = begin_timeline()
+        span = self._begin_span(request, timeline)
         response = await self._answer(request, handler)
         response.headers[REQUEST_ID_HEADER] = request_id
+        self.metrics.http_requests.labels(_route(request), response.status).inc()
         if request.content.exception() is not None:
             await _hang_up(request, response)
-        level = logging.INFO if request.path.startswith("/v1/") else logging.DEBUG
-        logger.log(
-            level,
-            "%s %s %d in %.1f ms",
-            *(request.method, _route(request), response.status),
-            (perf_counter() - started) * 1000,
-        )
+        self._account(request, response, timeline, span)
         return response
+
+    def _begin_span(self, request: web.Request, timeline: Timeline) -> Span:
+        """Nobody wants to see that of a probe or a scrape."""
+        if not _is_call(request):
+            return Span()
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        return self.tracing.begin(f"{request.method} {_route(request)}", headers, timeline)
+
+    def _account(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        timeline: Timeline,
+        span: Span,
+    ) -> None:
+        timeline.end()
+        method, route, status = request.method, _route(request), response.status
+        timeline.facts |= {"method": f"{method} {route}", "status": str(status)}
+        attributes: dict[str, Fact] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+        }
+        self.tracing.end(span, timeline, attributes, error=str(status) if status >= 500 else "")
+        logger.log(
+            logging.INFO if _is_call(request) else logging.DEBUG,
+            "%s %s %d in %.1f ms",
+            *(method, route, status, (timeline.ended - timeline.begun) * 1000),
+            extra={"timeline": timeline},
+        )
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -185,6 +213,10 @@ def _route(request: web.Request) -> str:
     """What a log may say of the path: a route's own. Another path is the caller's words."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "(no such path)"
+
+
+def _is_call(request: web.Request) -> bool:
+    return request.path.startswith("/v1/")
 
 
 def _certificate_name(certificate: Any) -> str:

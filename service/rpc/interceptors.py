@@ -11,7 +11,6 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -30,6 +29,8 @@ from service.lifecycle import Lifecycle
 from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
 from service.metrics import Metrics
 from service.rpc.status import shorten, to_status
+from service.timeline import Fact, Timeline, begin_timeline
+from service.tracing import Span, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,11 @@ Trailers = tuple[tuple[str, str | bytes], ...]
 # by it, nor fill the log.
 _OWN_PACKAGE = "attendant."
 _OWN_METHODS = ("inference.GRPCInferenceService/ModelInfer",)
+
+# By OpenTelemetry's conventions for gRPC: those that make a server's span an error.
+_OUR_FAULTS = (
+    *("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"),
+)
 
 # For probes, which have no tokens.
 _OPEN_SERVICE = "grpc.health.v1.Health"
@@ -69,8 +75,12 @@ class _Method:
 
     @property
     def is_own(self) -> bool:
-        full_name = f"{self.service}/{self.name}"
-        return self.service.startswith(_OWN_PACKAGE) or full_name in _OWN_METHODS
+        return self.service.startswith(_OWN_PACKAGE) or self.full_name in _OWN_METHODS
+
+    @property
+    def full_name(self) -> str:
+        """ "PACKAGE.SERVICE/METHOD"."""
+        return f"{self.service}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +95,13 @@ class _Wrapped:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """One for the whole server."""
 
-    def __init__(self, *, lifecycle: Lifecycle, metrics: Metrics, access: Access) -> None:
+    def __init__(
+        self, *, lifecycle: Lifecycle, metrics: Metrics, access: Access, tracing: Tracing
+    ) -> None:
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._access = access
+        self._tracing = tracing
         self._wrapped: dict[str, _Wrapped] = {}
 
     async def intercept_service(
@@ -135,6 +148,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             wrapped = grpc.unary_unary_rpc_method_handler(
                 self._unary(method, handler.unary_unary), **serialization
             )
+        if method.is_own:  # else a rate would not see the first error of its kind
+            for code in grpc.StatusCode:
+                self._metrics.calls_handled.labels(*method.labels, code.name)
         # Whatever the method is: a stream's handler begins before the first message is read.
         refusing: Handler = grpc.stream_stream_rpc_method_handler(self._unary(method, _refuse))
         return _Wrapped(method, wrapped, refusing)
@@ -170,7 +186,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         trailers: Trailers = ((REQUEST_ID_HEADER, request_id),)
         context.set_trailing_metadata(trailers)
         self._metrics.calls_started.labels(*method.labels).inc()
-        started = perf_counter()
+        timeline = begin_timeline()
+        span = self._begin_span(method, metadata, timeline)
         code = "OK"
         try:
             self._identify(method, metadata, context)
@@ -192,7 +209,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             logger.exception("%s/%s failed", method.service, method.name)
             await _abort(context, InternalError(), trailers)
         finally:
-            self._account(method, code, perf_counter() - started)
+            self._account(method, code, timeline, span)
 
     def _identify(self, method: _Method, metadata: Any, context: Context) -> None:
         """Learn who calls, and how urgent it is. Raises Unauthenticated and InvalidArgument."""
@@ -203,13 +220,36 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if method.is_own:
             current_priority.set(read_priority(_metadata_value(metadata, PRIORITY_HEADER)))
 
-    def _account(self, method: _Method, code: str, seconds: float) -> None:
+    def _begin_span(self, method: _Method, metadata: Any, timeline: Timeline) -> Span:
+        """Nobody wants to see that of a probe."""
+        if not method.is_own:
+            return Span()
+        headers = {key: value for key, value in metadata or () if isinstance(value, str)}
+        return self._tracing.begin(method.full_name, headers, timeline)
+
+    def _account(self, method: _Method, code: str, timeline: Timeline, span: Span) -> None:
+        timeline.end()
+        seconds = timeline.ended - timeline.begun
+        timeline.facts |= {"method": method.full_name, "status": code}
+        attributes: dict[str, Fact] = {
+            "rpc.system": "grpc",
+            "rpc.service": method.service,
+            "rpc.method": method.name,
+            "rpc.grpc.status_code": grpc.StatusCode[code].value[0],
+        }
+        error = code if code in _OUR_FAULTS else ""
+        self._tracing.end(span, timeline, attributes, error=error)
         self._metrics.calls_handled.labels(*method.labels, code).inc()
         self._metrics.call_seconds.labels(*method.labels).observe(seconds)
         # Refusals are counted, not logged one by one: that would make an overload worse.
         is_news = method.is_own and code != ResourceExhausted.status
         level = logging.INFO if is_news else logging.DEBUG
-        logger.log(level, "%s/%s %s in %.1f ms", method.service, method.name, code, seconds * 1000)
+        logger.log(
+            level,
+            "%s %s in %.1f ms",
+            *(method.full_name, code, seconds * 1000),
+            extra={"timeline": timeline},
+        )
 
 
 async def _abort(context: Context, error: AttendantError, trailers: Trailers) -> None:

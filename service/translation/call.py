@@ -43,6 +43,8 @@ class Call:
         arrived_at: float,
         emit: Emit | None = None,
     ) -> None:
+        self.arrived_at = arrived_at  # time.monotonic()
+        self.submitted_at = time.monotonic()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.results = [TranslationResult()] * len(prepared)
         self.sequences: list[Sequence] = []
@@ -116,6 +118,11 @@ class Call:
         """Tell the caller, if it listens."""
         if self._emit is not None:
             self._emit(event)
+
+    @property
+    def num_target_tokens(self) -> int:
+        """Of all hypotheses that it has."""
+        return sum(one.num_target_tokens for result in self.results for one in result.hypotheses)
 
     def timing(self, preprocess_seconds: float, total_seconds: float) -> Timing:
         """Where the call's time went."""

@@ -27,6 +27,7 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.settings import Settings
+from service.timeline import current_timeline
 from service.translation.call import Call, Emit
 from service.translation.crew import Crew, OpenRunners
 from service.translation.expectation import Expectation
@@ -38,6 +39,7 @@ from service.translation.results import StreamEvent, Summary, Translation
 from service.translation.runner import open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
+from service.translation.story import describe
 from service.translation.tokenizer import Tokenizer
 from service.translation.worker import StepResults
 
@@ -288,8 +290,13 @@ class TranslationEngine:
 
     def _end(self, call: Call) -> None:
         """The call is done, or nobody waits for it: then what is not done of it, leaves."""
-        if call.admitted is not None and not call.has_failed:
-            self._admission.ended(call.admitted, is_answered=call.is_answered)
+        describe(current_timeline(), call, self.model_name)
+        if (
+            call.admitted is not None
+            and not call.has_failed
+            and self._admission.ended(call.admitted, is_answered=call.is_answered)
+        ):
+            self._measures.answered_in_time(call.num_target_tokens)
         if call.is_answered:
             return
         reason = call.cancel_reason()

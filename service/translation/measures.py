@@ -27,6 +27,7 @@ class TranslationMeasures:
         self._first_token_seconds = metrics.time_to_first_token_seconds.labels(model)
         self._source_tokens = metrics.source_tokens.labels(model)
         self._target_tokens = metrics.target_tokens.labels(model)
+        self._goodput_tokens = metrics.goodput_tokens.labels(model)
         self._padding_tokens = metrics.padding_tokens.labels(model)
         self._thread_deaths = metrics.decode_thread_deaths.labels(model)
         self._wasted = {
@@ -65,6 +66,10 @@ class TranslationMeasures:
     def deadline_ended(self, is_met: bool) -> None:
         """A call that was let in was answered before its deadline, or not."""
         self._deadlines[is_met].inc()
+
+    def answered_in_time(self, num_tokens: int) -> None:
+        """A call was answered with so many target tokens, by its deadline if it had one."""
+        self._goodput_tokens.inc(num_tokens)
 
     def joined(self, sequences: SequenceOf[Sequence]) -> None:
         """Sequences have left the queue for the running batch."""

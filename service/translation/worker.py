@@ -236,6 +236,7 @@ class DecodeWorker:
         for sequence in joining:
             rules = sequence.rules or self._rules
             self._runner.table.allocate(sequence, rules.decoder_start)
+            sequence.batch_rows = self._num_rows
         self._encode(joining, results)
 
     def _encode(self, joining: SequenceOf[Sequence], results: StepResults) -> None:

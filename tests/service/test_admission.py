@@ -149,12 +149,13 @@ def test_met_and_missed_deadlines_are_told_but_not_callers_who_left(clock: list[
     early, late, expired, left = (door.enter(deadline=1.0) for _ in range(4))
     undated = door.enter()
     clock[0] += 0.5
-    door.admission.ended(early, is_answered=True)
-    door.admission.ended(left, is_answered=False)
-    door.admission.ended(undated, is_answered=True)
+    assert door.admission.ended(early, is_answered=True)
+    assert not door.admission.ended(left, is_answered=False)
+    assert door.admission.ended(undated, is_answered=True)
+    assert not door.admission.ended(undated, is_answered=False)
     clock[0] += 0.6
-    door.admission.ended(late, is_answered=True)
-    door.admission.ended(expired, is_answered=False)
+    assert not door.admission.ended(late, is_answered=True)
+    assert not door.admission.ended(expired, is_answered=False)
     assert door.outcomes == [True, False, False]
 
 
