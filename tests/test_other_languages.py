@@ -112,6 +112,13 @@ def test_a_failed_call_tells_its_code_and_its_reason(tour: dict[str, Any]) -> No
         "code": grpc.StatusCode.NOT_FOUND.value[0],
         "reason": "MODEL_NOT_FOUND",
     }
-    # These two end in the caller's own process, which knows nothing of the server's reasons.
-    assert tour["late"] == {"code": grpc.StatusCode.DEADLINE_EXCEEDED.value[0], "reason": None}
+    # Whoever is quicker: the caller's own clock, or the server, which sees that it will be late.
+    assert tour["late"] in (
+        {"code": grpc.StatusCode.DEADLINE_EXCEEDED.value[0], "reason": None},
+        {
+            "code": grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
+            "reason": "DEADLINE_UNREACHABLE",
+        },
+    )
+    # This ends in the caller's own process, which knows nothing of the server's reasons.
     assert tour["cancelled"] == {"code": grpc.StatusCode.CANCELLED.value[0], "reason": None}
