@@ -202,11 +202,11 @@ class DecodeWorker:
             sequence.error = InternalError()
         results.finished += running
         self._deliver(results)
+        self._on_death()  # before the next thread answers anybody
         if not self.is_dead:
             thread = self._new_thread()
             thread.start()
             self._thread = thread  # not before it runs: `join` takes one that does not for ended
-        self._on_death()
 
     def _admit(self, results: StepResults) -> None:
         block = not (self._running or results)
