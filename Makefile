@@ -3,6 +3,7 @@
 # make install-export  install what training and exporting need into .venv; serving goes on from it
 # make families export checkpoints of others at their true sizes, and say what that takes (3 minutes)
 # make torture  load, faults and hostile input, over loopback (25 minutes; QUICK=1: 3)
+# make observability-test  dashboard and alerts against a real Prometheus and a loaded server
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
@@ -31,7 +32,7 @@ TEST_STAMP := .venv/.installed-test
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test torture check families install-export install-test protos metrics-page proto-baseline constraints bench clean
+.PHONY: help serve test torture observability-test check families install-export install-test protos metrics-page proto-baseline constraints bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -50,6 +51,10 @@ check: $(TEST_STAMP) $(BUF)
 
 torture: $(TEST_STAMP)
 	.venv/bin/python -m bench.torture $(if $(QUICK),--quick) $(ARGS)
+
+# A real Prometheus scrapes a loaded server; its panels and rules are held against that.
+observability-test: $(TEST_STAMP)
+	.venv/bin/python -m pytest tests/observability $(ARGS)
 
 # What tests and checks need, without running them.
 install-test: $(TEST_STAMP) $(BUF)
