@@ -5,6 +5,7 @@ or finds the queue full. Counts work in whatever unit its rate is measured in; k
 nor images. Lives on the event loop.
 """
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Admitted:
     at: float  # time.monotonic()
     seconds: float  # to its answer, as predicted
     deadline_seconds: float | None
+    last_moment: float = math.inf  # time.monotonic(): to begin, and be answered in time
 
 
 class Safety:
@@ -68,7 +70,7 @@ class Safety:
     DECISIVE_SHARE = 0.125
 
     def __init__(self) -> None:
-        self.factor = 1.25
+        self.factor = 1.5  # a burst slows work down before the rate tells
 
     def learn(self, admitted: Admitted, seconds: float) -> None:
         """An admitted call's answer came after so long."""
@@ -137,7 +139,9 @@ class Admission:
         if deadline_seconds is not None:
             self._check_deadline(demand, wait, seconds, deadline_seconds)
             self._check_others(demand, place, now)
-        return Admitted(place, now, seconds, deadline_seconds)
+            last_moment = now + deadline_seconds - demand.seconds * self._safety.factor
+            return Admitted(place, now, seconds, deadline_seconds, last_moment)
+        return Admitted(place, now, seconds, None)
 
     def ended(self, admitted: Admitted, *, is_answered: bool) -> bool:
         """A call that was let in has its answer, or nobody waits for it any more.
@@ -154,6 +158,17 @@ class Admission:
             self._safety.learn(admitted, seconds)
             self._on_ended(is_met)
         return is_met
+
+    def give_up(self, admitted: Admitted) -> DeadlineUnreachable:
+        """What a call is told that was let in, and of which some still waits at the last moment."""
+        self._safety.learn(admitted, math.inf)
+        self._on_ended(False)
+        waited = monotonic() - admitted.at
+        return DeadlineUnreachable(
+            f"{waited:.3f} s were not enough to begin, {admitted.seconds:.3f} s were predicted to "
+            f"the answer; the deadline was in {admitted.deadline_seconds or 0.0:.3f} s",
+            retry_after_seconds=max(self.wait_seconds(), SHORTEST_SECONDS),
+        )
 
     def _check_room(self, demand: Demand) -> None:
         num_waiting = self._backlog.total_units

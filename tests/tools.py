@@ -42,6 +42,12 @@ def require_java() -> None:
         skip(f"{JAVA_LIBRARIES} has no gRPC: `deploy/install-test-tools` installs it, as root")
 
 
+def require_root() -> None:
+    """The rights of root, to mount and to change the user."""
+    if os.geteuid() != 0:
+        skip("building and running the image needs root: it mounts file systems")
+
+
 def skip(sentence: str) -> NoReturn:
     """Skips the test, or fails it where CI=true."""
     if os.environ.get("CI", "").lower() == "true":

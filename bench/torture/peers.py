@@ -17,9 +17,10 @@ from bench.torture.lines import Line, Size
 from bench.torture.overload import (
     DEADLINE_SECONDS,
     measure_peak,
+    median_seconds,
     overload,
+    probe_alone,
     seconds_to_normal,
-    usual_seconds,
 )
 from bench.torture.questions import (
     PATIENCE_SECONDS,
@@ -101,14 +102,14 @@ async def _leaving(running: Running, seed: int) -> Figure:
     """Many begin a large call and leave at once; then how long others notice."""
     requests = [one.request() for one in big_questions(NUM_LEAVING, seed)]
     async with running() as server, open_channel(server.target) as channel:
-        usual = await usual_seconds(server)
+        usual = median_seconds(await probe_alone(server))
         rpc = unary(channel, TRANSLATE)
         calls = [asyncio.create_task(call(rpc, one, PATIENCE_SECONDS)) for one in requests]
         await asyncio.sleep(LEAVE_AFTER_SECONDS)
         for one in calls:
             one.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        seconds = await seconds_to_normal(server, time.monotonic(), usual)
+        seconds, _ = await seconds_to_normal(server, time.monotonic(), usual)
     return Figure(f"{NUM_LEAVING} callers leave: latency is normal again after", seconds, "s")
 
 

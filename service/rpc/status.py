@@ -29,7 +29,8 @@ def to_status(error: AttendantError, *, field: str | None = None) -> status_pb2.
 
 
 def shorten(message: str) -> str:
-    """The message, cut where a list in it would grow over the limit of trailers."""
+    """The message as UTF-8 can have it, cut where it would grow over the limit of trailers."""
+    message = message.encode(errors="backslashreplace").decode()  # JSON may have half a character
     if len(message) <= _MAX_MESSAGE_CHARACTERS:
         return message
     return f"{message[:_MAX_MESSAGE_CHARACTERS]}... ({len(message)} characters)"

@@ -77,6 +77,30 @@ class Call:
         if not self._texts:
             self.done.set_result(None)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether all of it has ended with an error."""
+        return self._has_ended and self.done.exception() is not None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether each text has its result."""
+        return self._has_ended and self.done.exception() is None
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.done.done() and not self.done.cancelled()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether some of it has not begun to be decoded."""
+        return not all(sequence.admitted_at for sequence in self.sequences)
+
+    def fail(self, error: AttendantError) -> None:
+        """All of it ends with this error."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
     def cancel_reason(self) -> CancelReason:
         """Why nobody waits for it any more, as it is found out just now."""
         is_late = time.monotonic() > self.deadline_at - DEADLINE_MARGIN_SECONDS

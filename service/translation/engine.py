@@ -17,6 +17,7 @@ from service.bundle import Bundle, Direction
 from service.devices import DEVICES, Devices
 from service.errors import (
     AttendantError,
+    DeadlineUnreachable,
     Draining,
     InternalError,
     InvalidArgument,
@@ -138,6 +139,7 @@ class TranslationEngine:
         and `failed`.
         """
         self.on_change = on_change
+        self._loop = asyncio.get_running_loop()
         self._crew.start(self._hear_of_change)
 
     async def stop(self) -> None:
@@ -195,6 +197,7 @@ class TranslationEngine:
         try:
             while (event := await events.get()) is not None:
                 yield event
+            call.done.result()
         finally:
             self._end(call)
         yield Summary(call.timing(preprocess_seconds, time.monotonic() - begun))
@@ -256,6 +259,8 @@ class TranslationEngine:
             call.take_place(self._admit(demand, deadline))
             self._measures.queued(len(call.sequences))
             self._scheduler.add(call.sequences)
+            if deadline is not None:
+                self._watch(call)
         call.begin()
         return call
 
@@ -272,15 +277,27 @@ class TranslationEngine:
             self._measures.rejected(error.reason)
             raise
 
+    def _watch(self, call: Call) -> None:
+        """Give a call up that has not begun when it must: it would be decoded in vain."""
+        assert call.admitted is not None
+        timer = self._loop.call_at(call.admitted.last_moment, self._give_up, call, call.admitted)
+        call.done.add_done_callback(lambda _: timer.cancel())
+
+    def _give_up(self, call: Call, admitted: Admitted) -> None:
+        if call.is_waiting and not call.done.done():
+            self._measures.rejected(DeadlineUnreachable.reason)
+            call.fail(self._admission.give_up(admitted))
+
     def _end(self, call: Call) -> None:
         """The call is done, or nobody waits for it: then what is not done of it, leaves."""
-        is_answered = call.done.done() and not call.done.cancelled()
         describe(current_timeline(), call, self.model_name)
-        if call.admitted is not None and self._admission.ended(
-            call.admitted, is_answered=is_answered
+        if (
+            call.admitted is not None
+            and not call.has_failed
+            and self._admission.ended(call.admitted, is_answered=call.is_answered)
         ):
             self._measures.answered_in_time(call.num_target_tokens)
-        if is_answered:
+        if call.is_answered:
             return
         reason = call.cancel_reason()
         for sequence in call.sequences:

@@ -54,10 +54,9 @@ def scraping(folder: Path, target: str) -> Iterator[Prometheus]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     configuration = (DEPLOYED / "prometheus.yml").read_text()
-    configuration = configuration.replace("localhost:8080", target)
+    configuration = configuration.replace("attendant:8080", target)
     configuration = re.sub(r"_interval: \w+", "_interval: 1s", configuration)
-    for rules in ("recording.yml", "alerts.yml"):
-        configuration = configuration.replace(f"- {rules}", f"- {DEPLOYED / rules}")
+    configuration = configuration.replace("[rules.yml]", f"[{DEPLOYED / 'rules.yml'}]")
     (folder / "prometheus.yml").write_text(configuration)
     process = subprocess.Popen(
         [

@@ -19,9 +19,9 @@ from tests.server_process import serving
 from tests.tools import require_tool
 
 ROOT = Path(__file__).resolve().parents[2]
-DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/attendant.json").read_text())
+DASHBOARD = json.loads((ROOT / "deploy/grafana/attendant.json").read_text())
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
-RULES = DEPLOYED / "alerts.yml"
+RULES = DEPLOYED / "rules.yml"
 ALERTS = re.findall(r"alert: (\w+)", RULES.read_text())
 DECLARED = [declaration for _, declaration in declarations(Metrics)]
 LOAD_SECONDS = 8.0
@@ -81,8 +81,7 @@ def test_all_rules_are_evaluated_without_an_error(prometheus: Prometheus) -> Non
 def test_rules_and_dashboard_name_metrics_that_there_are() -> None:
     suffixes = ("", "_bucket", "_sum", "_count")
     known = {one.name + suffix for one in DECLARED for suffix in suffixes}
-    files = (RULES, DEPLOYED / "recording.yml", ROOT / "deploy/grafana/dashboards/attendant.json")
-    for file in files:
+    for file in (RULES, ROOT / "deploy/grafana/attendant.json"):
         named = set(re.findall(r"\b(?:attendant|grpc_server)_\w+", file.read_text()))
         assert named
         assert named <= known, file

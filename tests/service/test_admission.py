@@ -69,8 +69,8 @@ def test_a_deadline_that_the_queue_stands_in_the_way_of_gets_the_time_it_needs(
 ) -> None:
     door = Door()
     door.enter(work=200.0)
-    door.enter(work=100.0, deadline=1.3)
-    clock[0] += 0.4
+    door.enter(work=100.0, deadline=1.6)
+    clock[0] += 0.7
     with pytest.raises(DeadlineUnreachable, match=r"1\.200 s, 1\.000 of them waiting") as refused:
         door.enter(work=20.0, deadline=1.0)
     late = 1.2 * Safety().factor - 1.0
@@ -89,11 +89,11 @@ def test_who_has_no_deadline_waits_however_long_and_lets_the_urgent_go_first() -
 def test_nobody_is_let_in_for_whom_another_would_miss_its_deadline() -> None:
     door = Door()
     door.enter(work=70.0)
-    door.enter(work=90.0, deadline=1.2)
+    door.enter(work=90.0, deadline=1.4)
     door.enter(work=10.0, deadline=0.5)
     with pytest.raises(DeadlineUnreachable, match="others would miss their deadlines") as refused:
-        door.enter(work=35.0, deadline=0.9)
-    assert refused.value.retry_after_seconds == pytest.approx(0.35)
+        door.enter(work=50.0, deadline=0.95)
+    assert refused.value.retry_after_seconds == pytest.approx(0.5)
 
 
 def test_a_full_queue_says_when_it_will_have_room_by_the_work_in_it() -> None:
@@ -180,6 +180,20 @@ def test_predictions_that_prove_too_short_are_stretched_until_few_are() -> None:
         safety.learn(admitted, actual)
     assert safety.factor == pytest.approx(1.787, abs=0.1)  # the quantile itself
     assert late / 18_000 == pytest.approx(LATE_SHARE, abs=LATE_SHARE / 2)
+
+
+def test_a_call_that_was_given_up_teaches_as_one_that_was_late() -> None:
+    door = Door()
+    admitted = door.enter(work=100.0, deadline=2.0)
+    before = door.admission.admit(Demand(1, 1.0), 2.0).last_moment
+    for _ in range(10):
+        error = door.admission.give_up(admitted)
+    assert "1.000 s were predicted" in error.message
+    assert "the deadline was in 2.000 s" in error.message
+    assert door.outcomes == [False] * 10
+    with pytest.raises(DeadlineUnreachable):  # that was let in before
+        door.enter(work=100.0, deadline=2.0)
+    assert before == NOW + 2.0
 
 
 def test_predictions_far_from_their_deadlines_teach_nothing() -> None:

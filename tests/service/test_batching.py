@@ -4,11 +4,13 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from service.bundle import Bundle
+from service.callers import Priority, current_priority
 from service.classification.batcher import Batcher
 from service.classification.engine import ClassificationEngine, probabilities, rank
 from service.classification.runner import Batching, ClassifierRunner
@@ -16,6 +18,7 @@ from service.errors import BundleError, DeadlineUnreachable, Draining, Overloade
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.conftest import SIZE, image_file, total, write_classifier
+from tests.service.faulty import FaultyRunner
 
 
 class SlowDoubler:
@@ -257,6 +260,49 @@ async def test_slow_single_calls_do_not_refuse_a_large_one(tmp_path: Path) -> No
     for _ in range(5):
         await serving.classify([image_file()])
     assert len((await serving.classify([image_file()] * 64, deadline_seconds=20)).results) == 64
+    await serving.stop()
+
+
+async def test_images_of_bulk_calls_give_way(tmp_path: Path) -> None:
+    runner: list[FaultyRunner] = []
+
+    def open_one(bundle: Bundle, **given: Any) -> FaultyRunner:
+        runner.append(FaultyRunner(bundle, **given))
+        runner[0].max_batch = 1
+        return runner[0]
+
+    serving = ClassificationEngine(
+        Bundle.open(write_classifier(tmp_path)),
+        settings=Settings(),
+        metrics=Metrics.create(),
+        open_runner=open_one,
+    )
+    serving.start()
+    held, opened = threading.Event(), threading.Event()
+
+    def hold(images: object) -> None:
+        held.set()
+        opened.wait(30)
+
+    runner[0].fault = hold
+    ended: list[str] = []
+
+    async def ask(name: str, priority: Priority) -> None:
+        current_priority.set(priority)
+        await serving.classify([image_file()])
+        ended.append(name)
+
+    first = asyncio.create_task(ask("first", Priority.INTERACTIVE))
+    await asyncio.to_thread(held.wait, 30)
+    others = [
+        asyncio.create_task(ask(name, priority))
+        for name, priority in (("bulk", Priority.BULK), ("other", Priority.INTERACTIVE))
+    ]
+    while len(serving._batcher._waiting) < 2:
+        await asyncio.sleep(0)
+    opened.set()
+    await asyncio.gather(first, *others)
+    assert ended == ["first", "other", "bulk"]
     await serving.stop()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from service.bundle import Bundle
+from service.callers import Priority, current_priority
 from service.errors import (
     DeadlineUnreachable,
     Draining,
@@ -19,6 +21,7 @@ from service.errors import (
     TextTooLong,
 )
 from service.translation.options import DecodingOptions, FinishReason, Segmentation
+from service.translation.preparation import TextPreparer
 from service.translation.results import Summary, TextDelta, TextFinished
 from tests.translation.rig import TIMEOUT_SECONDS, Gate, Rig, copied
 
@@ -280,3 +283,94 @@ async def test_a_stream_ends_in_what_a_call_returns(rig: Rig, sentences: list[st
         assert "".join(sent) == result.hypotheses[0].text
     assert isinstance(events[-1], Summary)
     assert events[-1].timing.total_seconds > 0
+
+
+async def test_what_cannot_be_let_in_is_refused_before_its_texts_are_looked_at(
+    start_rig: StartRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start_rig(max_rows=1) as rig:
+
+        def prepare(*_: object) -> None:
+            raise AssertionError("it was looked at")
+
+        monkeypatch.setattr(TextPreparer, "prepare", prepare)
+        with pytest.raises(DeadlineUnreachable):
+            await rig.engine.translate(["A dog. " * 9000], GREEDY, deadline_seconds=1e-4)
+
+
+async def test_a_call_that_has_not_begun_when_it_must_is_given_up(start_rig: StartRig) -> None:
+    """Decoding it would be in vain, and its caller knows before its time is over."""
+    async with start_rig(max_rows=1) as rig:
+        gate = Gate(rig.runner)
+        running = asyncio.create_task(copied(rig, "Yes."))
+        await gate.wait()
+        begun = time.monotonic()
+        with pytest.raises(DeadlineUnreachable, match="were not enough to begin") as given_up:
+            await rig.engine.translate(["A dog."], GREEDY, deadline_seconds=0.2)
+        assert time.monotonic() - begun > 0.1
+        assert given_up.value.retry_after_seconds is not None
+        stream = rig.engine.stream(["A dog."], GREEDY, deadline_seconds=0.2)
+        with pytest.raises(DeadlineUnreachable):
+            await anext(stream)
+        assert rig.reading("requests_rejected_total", reason="DEADLINE_UNREACHABLE") == 2
+        assert rig.reading("deadlines_total", outcome="missed") == 2
+        assert rig.reading("requests_waiting") == 0
+        gate.open()
+        assert await running == "Yes."
+
+
+async def test_a_call_that_runs_when_its_last_moment_passes_goes_on(start_rig: StartRig) -> None:
+    async with start_rig() as rig:
+        gate = Gate(rig.runner)
+        running = asyncio.create_task(rig.engine.translate(["Yes."], GREEDY, deadline_seconds=0.1))
+        await gate.wait()
+        late = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.2, late.set)
+        await late.wait()
+        gate.open()
+        assert (await running).results[0].hypotheses[0].text == "Yes."
+        assert rig.reading("deadlines_total", outcome="missed") == 1
+
+
+async def test_bulk_gives_way_to_interactive_calls(start_rig: StartRig) -> None:
+    async with start_rig(max_rows=1) as rig:
+        gate = Gate(rig.runner)
+        first = asyncio.create_task(copied(rig, "Yes."))
+        await gate.wait()
+        ended: list[str] = []
+
+        async def ask(text: str, priority: Priority) -> None:
+            current_priority.set(priority)
+            ended.append(await copied(rig, text))
+
+        calls = [
+            asyncio.create_task(ask(text, priority))
+            for text, priority in (
+                ("A dog.", Priority.BULK),
+                ("A cat.", Priority.INTERACTIVE),
+                ("A bird.", Priority.INTERACTIVE),
+            )
+        ]
+        await asyncio.sleep(0)
+        gate.open()
+        await asyncio.gather(first, *calls)
+        assert ended == ["A cat.", "A bird.", "A dog."]
+
+
+async def test_who_has_the_least_slack_goes_first(start_rig: StartRig) -> None:
+    async with start_rig(max_rows=1) as rig:
+        gate = Gate(rig.runner)
+        first = asyncio.create_task(copied(rig, "Yes."))
+        await gate.wait()
+        ended: list[str] = []
+
+        async def ask(text: str, seconds: float | None) -> None:
+            found = await rig.engine.translate([text], GREEDY, deadline_seconds=seconds)
+            ended.append(found.results[0].hypotheses[0].text)
+
+        asked = (("A dog.", None), ("A cat.", 25.0), ("A bird.", 20.0), ("A horse.", 45.0))
+        calls = [asyncio.create_task(ask(*one)) for one in asked]
+        await asyncio.sleep(0)
+        gate.open()
+        await asyncio.gather(first, *calls)
+        assert ended == ["A bird.", "A cat.", "A dog.", "A horse."]

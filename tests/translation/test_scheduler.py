@@ -119,3 +119,23 @@ def test_closing_wakes_every_worker() -> None:
         worker.join(timeout=30)
     assert taken == [[], []]
     assert queue.is_closed
+
+
+def test_the_backlog_is_what_waits_whoever_comes_and_goes() -> None:
+    queue, sequences = scheduler(), waiting(20)
+    for number, sequence in enumerate(sequences):
+        sequence.work = float(number + 1)
+
+    def backlog() -> tuple[int, float]:
+        return queue.backlog.total_units, queue.backlog.total_work
+
+    queue.add(sequences)
+    assert backlog() == (20, 210.0)
+    taken = queue.take(FreeRows(3))
+    assert backlog() == (17, 204.0)
+    queue.remove([taken[0], sequences[9]])
+    assert backlog() == (16, 194.0)
+    queue.give_back(taken)
+    assert backlog() == (19, 200.0)
+    queue.take_all()
+    assert backlog() == (0, 0.0)

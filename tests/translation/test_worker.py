@@ -296,3 +296,11 @@ def test_everything_is_counted_once() -> None:
     assert reading(metrics, "attendant_sequences_finished_total", reason="length") == 6
     assert {one.finished[0].finish_reason for one in sequences} == {FinishReason.LENGTH}
     assert_at_rest(bench, runner)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_sequence_that_is_done_knows_how_many_steps_it_took(beam_size: int) -> None:
+    bench = Bench(FakeRunner(SCRIPT))
+    sequences = three(beam_size)
+    bench.run(*sequences)
+    assert [sequence.num_steps for sequence in sequences] == [NUM_STEPS] * 3

@@ -83,6 +83,10 @@ async def test_bytes_that_are_no_message_are_undecodable(
             "no int32": (b'{"options": {"beam_size": 2147483648}}', "out of range: 2147483648"),
             "half a beam": (b'{"options": {"beam_size": 2.5}}', "2.5"),
             "a word for a number": (b'{"options": {"beam_size": "two"}}', "two"),
+            "half a character for a number": (
+                b'{"options": {"length_penalty": "\\ud800"}}',
+                "float: \\ud800 at",
+            ),
             "a boolean for a number": (b'{"options": {"beam_size": true}}', "True"),
             "5 000 digits": (b'{"options": {"beam_size": ' + b"9" * 5000 + b"}}", "5000 digits"),
             "no such constant": (b'{"segmentation": "WORDS"}', "WORDS"),
