@@ -3,6 +3,7 @@
 # make install-export  install what training and exporting need into .venv; serving goes on from it
 # make families export checkpoints of others at their true sizes, and say what that takes (3 minutes)
 # make torture  load, faults and hostile input, over loopback (25 minutes; QUICK=1: 3)
+# make observability-test  dashboard and alerts against a real Prometheus and a loaded server
 # make image-test   build the image with buildah, run it read-only and call it (as root; DEVICE=cuda, too)
 # make deploy-test  hold Compose, Kubernetes and KServe manifests to their schemas and to the settings
 # make check    lint, format, types, layers, generated stubs current, the API compatible
@@ -33,7 +34,7 @@ TEST_STAMP := .venv/.installed-test
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test torture check families install-export install-test protos proto-baseline constraints bench clean image-test deploy-test metrics-page
+.PHONY: help serve test torture observability-test check families install-export install-test protos metrics-page proto-baseline constraints bench clean image-test deploy-test
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -53,6 +54,9 @@ check: $(TEST_STAMP) $(BUF)
 torture: $(TEST_STAMP)
 	.venv/bin/python -m bench.torture $(if $(QUICK),--quick) $(ARGS)
 
+# A real Prometheus scrapes a loaded server; its panels and rules are held against that.
+observability-test: $(TEST_STAMP)
+	.venv/bin/python -m pytest tests/observability $(ARGS)
 image-test: $(TEST_STAMP)
 	IMAGE_DEVICE=$(DEVICE) .venv/bin/python -m pytest -s tests/image $(ARGS)
 

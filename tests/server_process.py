@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,21 +33,30 @@ def serving(*flags: str, log: Path | None = None, **environment: str) -> Iterato
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
-    said = []
-    ports = None
-    for line in process.stderr:
-        said.append(line)
-        if found := re.search(r"gRPC port (\d+), HTTP port (\d+)", line):
-            ports = Ports(*found.groups())
-        if re.search(r'(\] ready|"message": "ready"\})$', line):
-            break
-    assert ports is not None, said
+    said: list[str] = []
+    ready = threading.Event()
+    listening = threading.Thread(target=_listen, args=(process, said, ready))
+    listening.start()
     try:
-        yield ports
+        assert ready.wait(60), said
+        found = re.search(r"gRPC port (\d+), HTTP port (\d+)", "".join(said))
+        assert found is not None, said
+        yield Ports(*found.groups())
     finally:
         process.terminate()
-        _, rest = process.communicate(timeout=30)
+        status = process.wait(timeout=30)
+        listening.join()
         if log is not None:
-            log.write_text("".join(said) + rest)
-    assert process.returncode == 0
+            log.write_text("".join(said))
+    assert status == 0
+
+
+def _listen(process: "subprocess.Popen[str]", said: list[str], ready: threading.Event) -> None:
+    """To all it says: a server whose pipe is full stands still."""
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            said.append(line)
+            if re.search(r'(\] ready|"message": "ready"\})$', line):
+                ready.set()
+    ready.set()
