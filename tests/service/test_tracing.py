@@ -62,8 +62,14 @@ async def server(exporter: InMemorySpanExporter) -> AsyncIterator[Server]:
     await running.drain()
 
 
-def of_call(exporter: InMemorySpanExporter) -> tuple[ReadableSpan, list[ReadableSpan]]:
-    """The one call's span, and those inside it, in their order."""
+async def of_call(exporter: InMemorySpanExporter) -> tuple[ReadableSpan, list[ReadableSpan]]:
+    """The one call's span, and those inside it, in their order.
+
+    A caller may hear of the call's end before its span is over.
+    """
+    async with asyncio.timeout(30):
+        while all(span.kind is not SpanKind.SERVER for span in exporter.get_finished_spans()):
+            await asyncio.sleep(0)
     spans = exporter.get_finished_spans()
     [call] = [span for span in spans if span.kind is SpanKind.SERVER]
     inside = [span for span in spans if span is not call]
@@ -88,7 +94,7 @@ async def test_a_translation_has_a_span_with_its_stages_inside(
     )
     request.options.beam_size = 3
     answer = await translate(server, request, metadata=(("traceparent", TRACEPARENT),), timeout=30)
-    call, inside = of_call(exporter)
+    call, inside = await of_call(exporter)
     assert call.name == "attendant.v1.TranslationService/Translate"
     assert f"{call.context.trace_id:032x}" == TRACE
     assert call.parent is not None
@@ -122,7 +128,7 @@ async def test_a_stream_and_a_classification_have_spans_too(
         stream = translation_pb2.StreamTranslateRequest(request=request)
         async for _ in translation.StreamTranslate(stream, timeout=30):
             pass
-        call, inside = of_call(exporter)
+        call, inside = await of_call(exporter)
         assert call.parent is None
         assert [span.name for span in inside] == STAGES
         exporter.clear()
@@ -130,7 +136,7 @@ async def test_a_stream_and_a_classification_have_spans_too(
         classification: Any = classification_pb2_grpc.ClassificationServiceStub(channel)
         images = [classification_pb2.Image(content=SHIP)] * 3
         await classification.Classify(classification_pb2.ClassifyRequest(images=images), timeout=30)
-    call, inside = of_call(exporter)
+    call, inside = await of_call(exporter)
     assert [span.name for span in inside] == ["queue", "preprocess", "batch", "inference"]
     attributes = dict(call.attributes or {})
     assert attributes["attendant.images"] == 3
@@ -146,7 +152,7 @@ async def test_a_call_over_http_is_in_the_trace_of_its_header(
             assert response.status == 200
         async with session.get("/healthz", headers=headers):
             pass
-    call, inside = of_call(exporter)
+    call, inside = await of_call(exporter)
     assert call.name == "POST /v1/translate"
     assert f"{call.context.trace_id:032x}" == TRACE
     assert [span.name for span in inside] == STAGES
@@ -164,7 +170,7 @@ async def test_a_call_that_is_left_shows_how_far_it_came(
     leaving.cancel()
     while not (spans := exporter.get_finished_spans()) or spans[-1].kind is not SpanKind.SERVER:
         await asyncio.sleep(0.001)
-    call, inside = of_call(exporter)
+    call, inside = await of_call(exporter)
     assert (call.attributes or {})["rpc.grpc.status_code"] == 1
     assert [span.name for span in inside] == STAGES[:-1]
 
@@ -176,7 +182,7 @@ async def test_a_bug_makes_the_span_an_error(exporter: InMemorySpanExporter) -> 
     timeline.end()
     tracing = Tracing(provider)
     tracing.end(tracing.begin("a call", {}, timeline), timeline, {}, error="INTERNAL")
-    call, _ = of_call(exporter)
+    call, _ = await of_call(exporter)
     assert (call.status.status_code, call.status.description) == (StatusCode.ERROR, "INTERNAL")
 
 
@@ -185,7 +191,7 @@ async def test_what_is_wrong_with_a_call_is_no_error_of_the_server(
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
         await translate(server, translation_pb2.TranslateRequest(), timeout=30)
-    call, inside = of_call(exporter)
+    call, inside = await of_call(exporter)
     assert call.status.status_code is StatusCode.UNSET
     assert inside == []
 
@@ -198,7 +204,7 @@ async def test_a_header_that_is_no_context_begins_a_new_trace(
 ) -> None:
     request = translation_pb2.TranslateRequest(contents=["Two dogs play."])
     await translate(server, request, metadata=(("traceparent", header),), timeout=30)
-    call, _ = of_call(exporter)
+    call, _ = await of_call(exporter)
     assert call.parent is None
     assert call.context.trace_id != int(TRACE, 16)
 
