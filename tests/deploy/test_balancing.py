@@ -72,7 +72,7 @@ def under_load(address: str, retry: RetryPolicy, in_the_middle: Callable[[], Non
 
 
 @pytest.mark.parametrize(("balancer", "retry"), BALANCERS)
-@pytest.mark.parametrize("end", ["kill", "terminate"])
+@pytest.mark.parametrize("end", ["kill", pytest.param("terminate", marks=pytest.mark.slow)])
 def test_a_server_that_ends_under_load_loses_no_call(
     servers: list[Replica],
     expected: list[str],
