@@ -6,6 +6,7 @@
 # make observability-test  dashboard and alerts against a real Prometheus and a loaded server
 # make image-test   build the image with buildah, run it read-only and call it (as root; DEVICE=cuda, too)
 # make deploy-test  hold Compose, Kubernetes and KServe manifests to their schemas and to the settings
+# make scale-test   several servers: behind Envoy and HAProxy, one of which ends under load
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu
@@ -34,7 +35,9 @@ TEST_STAMP := .venv/.installed-test
 BUF := examples/node/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test torture observability-test check families install-export install-test protos metrics-page proto-baseline constraints bench clean image-test deploy-test
+.PHONY: help serve test torture check families bench clean install-export install-test \
+    observability-test image-test deploy-test scale-test \
+    protos metrics-page proto-baseline constraints
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -57,11 +60,15 @@ torture: $(TEST_STAMP)
 # A real Prometheus scrapes a loaded server; its panels and rules are held against that.
 observability-test: $(TEST_STAMP)
 	.venv/bin/python -m pytest tests/observability $(ARGS)
+
 image-test: $(TEST_STAMP)
 	IMAGE_DEVICE=$(DEVICE) .venv/bin/python -m pytest -s tests/image $(ARGS)
 
 deploy-test: $(TEST_STAMP)
 	.venv/bin/python -m pytest tests/deploy $(ARGS)
+
+scale-test: $(TEST_STAMP)
+	.venv/bin/python -m pytest tests/scale $(ARGS)
 
 # What tests and checks need, without running them.
 install-test: $(TEST_STAMP) $(BUF)
