@@ -27,6 +27,7 @@ from service.devices import DEVICES, Devices
 from service.gpus import Gpus
 from service.http.app import HttpApi, HttpServer
 from service.lifecycle import Lifecycle, Phase
+from service.memory import keep_giving_back
 from service.metrics import Metrics
 from service.model import Engine, EngineFactory
 from service.repository import ModelRepository
@@ -136,6 +137,7 @@ class Server:
         self._devices.watch(self._hear_of_loss)
         await self._start_http()
         await self._start_grpc()
+        self._spawn(keep_giving_back)
 
     async def load(self) -> None:
         """Load the models, off the event loop, and become ready."""
@@ -243,7 +245,7 @@ class Server:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("loading the models failed", exc_info=error)
+            logger.error("a task of the server failed", exc_info=error)
 
     async def _load_and_poll(self) -> None:
         await self.load()

@@ -1,0 +1,26 @@
+"""Free memory goes back to the system.
+
+glibc keeps what a burst of calls has freed wherever anything after it is still in use: hundreds of
+megabytes after a crowd of connections or of broken requests, for as long as the process lives.
+"""
+
+import asyncio
+import ctypes
+
+# Giving 140 MiB back takes 12 ms of another thread, giving nothing back 0.3 ms.
+PERIOD_SECONDS = 10.0
+
+_libc = ctypes.CDLL(None)
+
+
+async def keep_giving_back() -> None:
+    """Once in a while, until cancelled."""
+    while True:
+        await asyncio.sleep(PERIOD_SECONDS)
+        await asyncio.to_thread(give_back)
+
+
+def give_back() -> None:
+    """Whole pages that hold nothing; does nothing where the C library has no malloc_trim."""
+    if trim := getattr(_libc, "malloc_trim", None):
+        trim(0)
