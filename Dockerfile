@@ -23,10 +23,11 @@ RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
     && PIP_CONFIG_FILE=/run/secrets/pip /installer/bin/pip --python /opt/attendant/.venv/bin/python \
         install --no-cache-dir --constraint constraints.txt ".[$extra]"
 COPY LICENSE /opt/attendant/
-COPY bin/attendant-server /opt/attendant/bin/
+COPY bin/attendant-server bin/attendant-batch /opt/attendant/bin/
 COPY service /opt/attendant/service
+COPY batch /opt/attendant/batch
 # Byte code is made here: the file system is read-only later.
-RUN python3 -m compileall -q /opt/attendant/service
+RUN python3 -m compileall -q /opt/attendant/service /opt/attendant/batch
 ARG MODELS=default
 COPY models /models
 RUN case "$MODELS" in default) ;; none) rm -r /models/* ;; \

@@ -115,12 +115,12 @@ clean:
 
 $(SERVE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python $(INSTALL) --editable '.[$(EXTRA)]'
-	ln -sf ../../bin/attendant-server ../../bin/attendant-export $(BIN)/
+	ln -sf ../../bin/attendant-server ../../bin/attendant-export ../../bin/attendant-batch $(BIN)/
 	touch $@
 
 $(EXPORT_STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	.venv/bin/python $(INSTALL) --editable '.[cpu,export]'
-	ln -sf ../../bin/attendant-server ../../bin/attendant-export .venv/bin/
+	ln -sf ../../bin/attendant-server ../../bin/attendant-export ../../bin/attendant-batch .venv/bin/
 	touch $@
 
 # A newer protobuf lies beside the environment: one test imports the client under it.
@@ -128,7 +128,7 @@ $(TEST_STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	.venv/bin/python $(INSTALL) --editable '.[cpu,export,dev]'
 	.venv/bin/python -m pip install --quiet --upgrade --no-deps \
 	    --target .build/protobuf7 'protobuf>=7,<8'
-	ln -sf ../../bin/attendant-server ../../bin/attendant-export .venv/bin/
+	ln -sf ../../bin/attendant-server ../../bin/attendant-export ../../bin/attendant-batch .venv/bin/
 	touch $@
 
 # Without npm the tests that need these packages skip and say so; where CI=true they fail.

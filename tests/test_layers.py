@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("attendant", "service", "export")
+PACKAGES = ("attendant", "service", "export", "batch")
 
 # The bottom of the service, which everything above may use.
 FOUNDATION = {
@@ -88,6 +88,7 @@ ALLOWED = {
     "service.selftest": MODELS | ENGINES | {"service.golden"},
     "service": FRONT
     | {"service.rpc", "service.http", "service.server", "service.selftest", "service.explain"},
+    "batch": FRONT | {"attendant.requests", "service.rpc", "service.server"},
     "export.golden": MODELS | {"export", "service.golden", "service.selftest"},
     "export.verify": MODELS | ENGINES | {"export"},
     "export.evaluate": MODELS | ENGINES | {"export"},
@@ -102,7 +103,7 @@ HOMES = {
     "grpc_health": {"service.rpc", "service.server"},
     "grpc_reflection": {"service.rpc", "service.server"},
     "google": {"attendant", "service.rpc", "service.http"},
-    "attendant": {"attendant", "service.rpc", "service.http", "service.server"},
+    "attendant": {"attendant", "service.rpc", "service.http", "service.server", "batch.embedded"},
     "onnxruntime": {
         "service.runtime",
         "service.translation.graphs",
@@ -117,6 +118,8 @@ HOMES = {
     "pydantic_settings": {"service.settings"},
     "aiohttp": {"service.http", "service.server"},
     "uvicorn": set(),
+    "pyarrow": {"batch.tables", "batch.outputs"},
+    "ray": {"batch.cluster"},
 }
 
 

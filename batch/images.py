@@ -1,0 +1,77 @@
+"""Shards of image folders and tar archives: names, and where in a file each image lies."""
+
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from batch.records import Record, SetAside
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One image: in a folder a file, in an archive a range of its bytes."""
+
+    name: str
+    begin: int = 0
+    num_bytes: int = -1  # all of the file
+
+
+@dataclass(frozen=True, slots=True)
+class ImageShard:
+    """Images of one folder or archive."""
+
+    path: Path
+    members: tuple[Member, ...]
+
+    @property
+    def num_records(self) -> int:
+        """How many it has."""
+        return len(self.members)
+
+    def read(self) -> Iterator[Record | SetAside]:
+        """Image by image; a file that cannot be read is set aside."""
+        for member in self.members:
+            fields = {"image": member.name}
+            where = f"{self.path.name}/{member.name}"
+            try:
+                yield Record(where, self._content(member), fields)
+            except OSError as error:
+                yield SetAside(where, "UNREADABLE", str(error), fields)
+
+    def _content(self, member: Member) -> bytes:
+        path = self.path / member.name if self.path.is_dir() else self.path
+        with path.open("rb") as file:
+            file.seek(member.begin)
+            return file.read(member.num_bytes)
+
+
+def folder_shards(path: Path, max_records: int) -> Iterator[ImageShard]:
+    """The images under a folder, by name. Raises OSError."""
+    found = sorted(each.relative_to(path).as_posix() for each in path.rglob("*") if is_image(each))
+    return _shards(path, map(Member, found), max_records)
+
+
+def archive_shards(path: Path, max_records: int) -> Iterator[ImageShard]:
+    """The images of a tar archive in its order. Raises OSError, and tarfile.TarError."""
+    with tarfile.open(path, "r:") as archive:
+        members = (
+            Member(each.name, each.offset_data, each.size)
+            for each in archive
+            if each.isreg() and is_image(Path(each.name))
+        )
+        yield from _shards(path, members, max_records)
+
+
+def is_image(path: Path) -> bool:
+    """By its name."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def _shards(path: Path, members: Iterable[Member], max_records: int) -> Iterator[ImageShard]:
+    members = iter(members)
+    while some := tuple(islice(members, max_records)):
+        yield ImageShard(path, some)

@@ -1,0 +1,110 @@
+"""Parts, each of them whole or not there; joined in the end."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batch.outputs import Format, made_whole, write_set_aside
+from batch.records import Outcome, SetAside
+
+PLAN_FILE = "plan.json"
+MODEL_FILE = "model"
+
+
+class OtherPlan(ValueError):
+    """What is there was begun with another input, model or options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The parts of one run in a folder that every machine of it can write to."""
+
+    folder: Path
+    format: Format
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Or go on with what was begun. Raises OtherPlan, which says what differs, and OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.folder / PLAN_FILE
+        names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+        if PLAN_FILE in names and names - {PLAN_FILE, MODEL_FILE}:
+            self._hold_to_plan(json.loads(place.read_text()), plan)
+        elif strange := names - {PLAN_FILE, MODEL_FILE}:
+            raise OtherPlan(f"{self.folder} holds {min(strange)}, which no run of this has written")
+        else:
+            (self.folder / MODEL_FILE).unlink(missing_ok=True)
+            with made_whole(place) as path:
+                path.write_text(json.dumps(plan, indent=1) + "\n")
+
+    def _hold_to_plan(self, begun: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+        for name, value in plan.items():
+            if begun.get(name) != value:
+                raise OtherPlan(
+                    f"{self.folder} was begun with {name} {begun.get(name)}, now it is {value}; "
+                    "remove it to begin anew"
+                )
+
+    def hold_to(self, model_name: str) -> None:
+        """One model answers all of it. Raises OtherPlan for another, and OSError."""
+        place = self.folder / MODEL_FILE
+        if not place.exists():
+            with made_whole(place) as path:
+                path.write_text(model_name)
+        if (begun := place.read_text()) != model_name:
+            raise OtherPlan(
+                f"{self.folder} was begun with the model {begun}, now it is {model_name}; "
+                f"name it by --model {begun}, or remove the folder to begin anew"
+            )
+
+    def is_done(self, number: int) -> bool:
+        """Whether this shard's part is there."""
+        return self._part(number).exists()
+
+    def keep(self, number: int, outcomes: Sequence[Outcome]) -> None:
+        """Write the part of a shard. Raises OSError."""
+        if any(isinstance(one, SetAside) for one in outcomes):
+            with made_whole(self._set_aside(number)) as path:
+                write_set_aside(outcomes, path)
+        # Last, as this is what says that the shard is done.
+        with made_whole(self._part(number)) as path:
+            self.format.write(outcomes, path)
+
+    def num_set_aside(self, numbers: Sequence[int]) -> int:
+        """How many records of these shards have no answer."""
+        return sum(_num_lines(path) for path in self._all_set_aside(numbers))
+
+    def join(self, numbers: Sequence[int], output: Path, set_aside: Path) -> None:
+        """Make one file of the parts, and another of what was set aside, if anything was.
+
+        May be repeated when it was interrupted. Raises OSError.
+        """
+        if aside := list(self._all_set_aside(numbers)):
+            with made_whole(set_aside) as path, path.open("wb") as file:
+                file.writelines(part.read_bytes() for part in aside)
+        with made_whole(output) as path:
+            self.format.join(map(self._part, numbers), path)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the folder, the plan last: as long as it is there, a run can go on."""
+        for path in self.folder.iterdir():
+            if path.name != PLAN_FILE:
+                path.unlink()
+        (self.folder / PLAN_FILE).unlink()
+        self.folder.rmdir()
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"part-{number:06}{self.format.suffix}"
+
+    def _set_aside(self, number: int) -> Path:
+        return self.folder / f"part-{number:06}.set-aside.jsonl"
+
+    def _all_set_aside(self, numbers: Sequence[int]) -> Iterator[Path]:
+        return (path for path in map(self._set_aside, numbers) if path.exists())
+
+
+def _num_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)

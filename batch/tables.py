@@ -1,0 +1,67 @@
+"""Shards of Parquet files: rows of one row group."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from batch.lines import text_record
+from batch.records import Record, SetAside
+
+
+@dataclass(frozen=True, slots=True)
+class TableShard:
+    """Rows of a row group. The text, or the image's bytes, are in the column `field`."""
+
+    path: Path
+    group: int
+    begin: int  # row of the group
+    first_row: int  # of the file, from 1
+    num_records: int
+    field: str
+    images: bool
+
+    def read(self) -> Iterator[Record | SetAside]:
+        """Row by row. Raises OSError and ValueError for a file that is no Parquet."""
+        table = parquet().ParquetFile(self.path).read_row_group(self.group)
+        rows = table.slice(self.begin, self.num_records)
+        for number, fields in enumerate(rows.to_pylist(), self.first_row):
+            where = f"{self.path.name}:{number}"
+            if self.images:
+                yield self._image(fields, where)
+            else:
+                yield text_record(fields, where, self.field)
+
+    def _image(self, fields: dict[str, object], where: str) -> Record | SetAside:
+        content = fields.pop(self.field, None)
+        if isinstance(content, dict):  # as Hugging Face's data sets keep images
+            content = content.get("bytes")
+        if not isinstance(content, bytes):
+            found = type(content).__name__
+            message = f"expected an image's bytes in {self.field!r}, found a {found}"
+            return SetAside(where, "NO_IMAGE", message, fields)
+        return Record(where, content, fields)
+
+
+def table_shards(path: Path, max_records: int, *, field: str, images: bool) -> Iterator[TableShard]:
+    """Each with so many rows at most. Raises OSError, ValueError, ImportError without pyarrow."""
+    file = parquet().ParquetFile(path)
+    if field not in file.schema_arrow.names:
+        names = ", ".join(file.schema_arrow.names)
+        raise ValueError(f"{path} has no column {field}, but {names}: name one with --field")
+    first_row = 1
+    for group in range(file.num_row_groups):
+        num_rows = file.metadata.row_group(group).num_rows
+        for begin in range(0, num_rows, max_records):
+            count = min(max_records, num_rows - begin)
+            yield TableShard(path, group, begin, first_row, count, field, images)
+            first_row += count
+
+
+def parquet() -> ModuleType:
+    """pyarrow.parquet. Raises ImportError that says where it comes from."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError("Parquet needs pyarrow: pip install 'attendant[batch]'") from None
+    return pyarrow.parquet  # type: ignore[no-any-return]

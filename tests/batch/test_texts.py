@@ -1,0 +1,169 @@
+"""Data sets of texts, with the default model: what comes out, in which order, what is set aside."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch.cli import FAILED, OK, USAGE, main
+from service.bundle import Bundle
+from service.metrics import Metrics
+from service.settings import Settings
+from service.translation.engine import TranslationEngine
+from tests.server_process import ROOT
+
+BUNDLE = ROOT / "models" / "captions-en-de" / "1"
+# Of many lengths, so that those that come first are not those that are done first.
+TEXTS = (ROOT / "bench" / "sentences.txt").read_text().splitlines()[:60]
+MODELS = f"--models={ROOT / 'models'}"
+
+
+def batch(*arguments: object) -> int:
+    return main([*map(str, arguments), MODELS, "--shard-records=16"])
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    """What the engine answers when it is asked for each text alone."""
+
+    async def ask() -> list[str]:
+        bundle = Bundle.open(BUNDLE)
+        engine = TranslationEngine(
+            bundle, settings=Settings.model_validate({}), metrics=Metrics.create()
+        )
+        engine.start()
+        try:
+            found = [await engine.translate([text], engine.default_options) for text in TEXTS]
+        finally:
+            await engine.stop()
+        return [one.results[0].hypotheses[0].text for one in found]
+
+    return asyncio.run(ask())
+
+
+def test_line_n_of_the_output_is_the_translation_of_line_n(tmp_path: Path, expected: list[str]):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))  # no line feed at the end
+
+    assert batch(tmp_path / "in.txt", tmp_path / "out.txt") == OK
+
+    assert (tmp_path / "out.txt").read_text().splitlines() == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
+
+
+def test_json_lines_keep_their_fields(tmp_path: Path, expected: list[str]):
+    lines = [json.dumps({"id": number, "en": text}) for number, text in enumerate(TEXTS)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+
+    flags = ["--field=en", "--num-hypotheses=2"]
+    assert batch(tmp_path / "in.jsonl", tmp_path / "out.jsonl", *flags) == OK
+
+    found = json_lines(tmp_path / "out.jsonl")
+    assert [(one["id"], one["en"]) for one in found] == list(enumerate(TEXTS))
+    assert [one["hypotheses"][0] for one in found] == [one["translation"] for one in found]
+    assert {len(one["hypotheses"]) for one in found} == {2}
+
+
+def test_parquet_in_and_out(tmp_path: Path, expected: list[str]):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = {"text": TEXTS, "id": list(range(len(TEXTS)))}
+    parquet.write_table(
+        pytest.importorskip("pyarrow").table(table), tmp_path / "in.parquet", row_group_size=25
+    )
+
+    assert batch(tmp_path / "in.parquet", tmp_path / "out.parquet") == OK
+
+    found = parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert found == {**table, "translation": expected}
+
+
+def test_the_files_of_a_folder_are_one_data_set(tmp_path: Path, expected: list[str]):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.txt").write_text("\n".join(TEXTS[20:]))
+    (tmp_path / "in" / "a.txt").write_text("\n".join(TEXTS[:20]))
+
+    assert batch(tmp_path / "in", tmp_path / "out.txt") == OK
+
+    assert (tmp_path / "out.txt").read_text().splitlines() == expected
+
+
+def test_a_folder_for_the_output_keeps_the_parts(tmp_path: Path, expected: list[str]):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    (tmp_path / "out").mkdir()
+
+    assert batch(tmp_path / "in.txt", tmp_path / "out", "--format=jsonl") == OK
+
+    parts = sorted((tmp_path / "out").glob("part-*.jsonl"))
+    assert len(parts) == 4  # 60 lines, 16 in each
+    assert [one["translation"] for part in parts for one in json_lines(part)] == expected
+
+
+def test_lines_that_cannot_be_translated_are_set_aside_with_their_reasons(tmp_path: Path):
+    good = [json.dumps({"text": text}).encode() for text in TEXTS[:3]]
+    bad = {
+        b'{"text": "ab': "INVALID_JSON",
+        b'["A dog."]': "INVALID_JSON",
+        b'{"en": "A dog."}': "NO_TEXT",
+        b'{"text": 7}': "NO_TEXT",
+        b'{"text": "A \xff dog."}': "INVALID_UTF8",
+        b'{"text": "half of a \\ud83d"}': "INVALID_TEXT",
+        json.dumps({"text": "dog " * 30_000}).encode(): "TEXT_TOO_LONG",
+    }
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join([*good[:2], *bad, good[2]]))
+
+    assert batch(tmp_path / "in.jsonl", tmp_path / "out.jsonl") == OK
+
+    assert [one["text"] for one in json_lines(tmp_path / "out.jsonl")] == TEXTS[:3]
+    aside = json_lines(tmp_path / "out.jsonl.set-aside.jsonl")
+    assert [one["reason"] for one in aside] == list(bad.values())
+    assert [one["where"] for one in aside] == [f"in.jsonl:{n}" for n in range(3, 3 + len(bad))]
+
+
+def test_a_text_that_is_set_aside_leaves_an_empty_line(tmp_path: Path, expected: list[str]):
+    (tmp_path / "in.txt").write_text("\n".join([TEXTS[0], "dog " * 30_000, TEXTS[1]]))
+
+    assert batch(tmp_path / "in.txt", tmp_path / "out.txt") == OK
+
+    assert (tmp_path / "out.txt").read_text().split("\n") == [expected[0], "", expected[1], ""]
+
+
+def test_what_is_there_already_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "in.txt").write_text(TEXTS[0])
+    (tmp_path / "out.txt").write_text("mine")
+
+    assert batch(tmp_path / "in.txt", tmp_path / "out.txt") == USAGE
+
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "complaint"),
+    [
+        (["--top-k=3"], USAGE, "--top-k: not to translate"),
+        (["--task=classify"], USAGE, "cannot classify what is in"),
+        (["--beam-size=1000"], FAILED, "beam_size is 1000"),
+        (["--model=none"], FAILED, "no translation model none"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_may_be_mended(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    status: int,
+    complaint: str,
+):
+    (tmp_path / "in.txt").write_text(TEXTS[0])
+
+    assert batch(tmp_path / "in.txt", tmp_path / "out.txt", *flags) == status
+    [line] = capsys.readouterr().err.splitlines()
+    assert complaint in line
+
+    assert batch(tmp_path / "in.txt", tmp_path / "out.txt") == OK
