@@ -29,8 +29,8 @@ from service.translation.results import TranslationResult
 
 # Records of one call to the engine, and calls at a time: enough that decode workers choose from
 # many sentences of like length and never wait, few enough that images fit in memory.
-RECORDS_A_CALL: dict[Task, int] = {"translate": 128, "classify": 16}
-CALLS_AT_A_TIME: dict[Task, int] = {"translate": 64, "classify": 8}
+RECORDS_A_CALL: dict[Task, int] = {"translate": 512, "classify": 16}
+CALLS_AT_A_TIME: dict[Task, int] = {"translate": 16, "classify": 8}
 
 
 class Asking(Protocol):

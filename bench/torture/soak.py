@@ -1,6 +1,7 @@
 """An hour of the load that a server is meant to have: nothing grows, nothing slows down."""
 
 import asyncio
+import os
 import random
 import time
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.contender import cpu_seconds, machine_cpu_seconds
 from bench.server import RunningServer, running_server
 from bench.statistics import percentile
 from bench.torture.calls import TRANSLATE, call, open_channel, unary
@@ -38,6 +40,7 @@ class Soaked:
     latencies: list[tuple[float, float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     mebibytes: list[tuple[float, float]] = field(default_factory=list)
+    disturbance: float = 0.0  # other processes' share of the cores
 
     def p99_milliseconds(self, begin: float, end: float) -> float:
         """Of the calls that began between these seconds."""
@@ -61,8 +64,9 @@ async def run(size: Size) -> list[Line]:
         peak = await measure_peak(server, requests, PEAK_SECONDS)
         rate = LOAD * peak.calls_per_second
         soaked = await _soak(server, alone, rate, seconds, size.seed)
-    first = soaked.p99_milliseconds(0, part)
-    last = soaked.p99_milliseconds(seconds - part, seconds)
+    begins = [part * number for number in range(PARTS)]
+    p99s = [soaked.p99_milliseconds(begin, begin + part) for begin in begins]
+    first, last = p99s[0], p99s[-1]
     memory = [value for _, value in soaked.mebibytes]
     num_calls = len(soaked.latencies)
     load = f"{rate:.0f} calls/s for {size.soak_minutes:g} minutes, {LOAD:.0%} of the peak"
@@ -79,8 +83,9 @@ async def run(size: Size) -> list[Line]:
             1.0,
             "MiB/minute",
         ),
-        Line("p99 of the first sixth", f"{first:.1f} ms"),
-        at_most(f"p99 of the last ({last:.1f} ms)", last / first, MAX_SLOWDOWN, "times that"),
+        Line("p99 of each sixth", f"{', '.join(f'{p99:.1f}' for p99 in p99s)} ms"),
+        at_most("p99 of the last sixth", last / first, MAX_SLOWDOWN, "times that of the first"),
+        Line("other processes' share of the cores meanwhile", f"{soaked.disturbance:.1%}"),
     ]
 
 
@@ -91,7 +96,7 @@ async def _soak(
     rng = random.Random(seed)
     soaked = Soaked()
     running: set[asyncio.Task[None]] = set()
-    begun = time.monotonic()
+    begun, busy = time.monotonic(), _busy_seconds(server)
     watching = asyncio.create_task(_watch(server, soaked, begun))
     async with open_channel(server.target) as channel:
         rpc = unary(channel, TRANSLATE)
@@ -107,7 +112,14 @@ async def _soak(
         await asyncio.gather(*running)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+    core_seconds = (time.monotonic() - begun) * len(os.sched_getaffinity(0))
+    soaked.disturbance = max(0.0, _busy_seconds(server) - busy) / core_seconds
     return soaked
+
+
+def _busy_seconds(server: RunningServer) -> float:
+    """For which others than the server and its callers have had a core so far."""
+    return machine_cpu_seconds() - cpu_seconds([os.getpid(), server.pid])
 
 
 async def _ask(rpc: Any, question: Question, expected: Answer, at: float, soaked: Soaked) -> None:
