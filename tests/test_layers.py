@@ -83,6 +83,7 @@ ALLOWED = {
     "service.rpc": FRONT,
     "service.http": FRONT | {"service.rpc"},
     "service.server": FRONT | {"service.rpc", "service.http"},
+    "service.ray_serve": FOUNDATION | {"service.rpc", "service.server"},
     "service.selftest": MODELS | ENGINES | {"service.golden"},
     "service": FRONT
     | {"service.rpc", "service.http", "service.server", "service.selftest", "service.explain"},
@@ -111,6 +112,7 @@ HOMES = {
     "prometheus_client": {"service.metrics", "service.metric_kinds"},
     "opentelemetry": {"attendant", "service.tracing"},
     "pynvml": {"service.gpus"},
+    "ray": {"service.ray_serve"},
     "pydantic": {"service.bundle", "service.golden", "service.settings"},
     "pydantic_settings": {"service.settings"},
     "aiohttp": {"service.http", "service.server"},
