@@ -2,13 +2,15 @@
 
 import os
 import re
-import signal
+import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from typing import Any
 import yaml
 
 from attendant import AttendantError, Client
+from bench.processes import kill_tree
 from tests.scale.replicas import ROOT
 
 START_SECONDS = 120
 HOST = "127.0.0.1"
 NUM_NODES = 2
+NUM_CALLERS = 8
 READY = re.compile(r"a replica is ready, HTTP port (\d+)")
 SCRIPTS = Path(sys.executable).parent
 NODE_FLAGS = [
@@ -36,8 +40,10 @@ class RayCluster:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.num_replicas_without_load = 0
         self._address = f"{HOST}:{free_port()}"
         self._ports = {name: free_port() for name in ("grpc", "http", "other grpc", "other http")}
+        self._token = secrets.token_hex(32)
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -46,22 +52,28 @@ class RayCluster:
         return [f"{HOST}:{self._ports[name]}" for name in ("grpc", "other grpc")]
 
     def start(self) -> None:
-        """Both nodes, then the application, which has to be complete only after `complete`."""
+        """Both nodes, then the application, which is there only after `complete`."""
         port = self._address.rpartition(":")[2]
         head = ["--head", f"--port={port}", f"--temp-dir={self._folder}"]
         self._start_node(*head, "--include-dashboard=false")
-        wait_for(lambda: is_open(int(port)))
         self._start_node(f"--address={self._address}")
         config = self._folder / "serve.yaml"
         config.write_text(yaml.safe_dump(self._config()))
         run = [str(SCRIPTS / "serve"), "run", "--non-blocking", "--address", self._address]
         subprocess.run([*run, str(config)], check=True, cwd=ROOT, env=self._environment())
+        with Client(self.proxies[0]) as client:
+            wait_for(lambda: is_serving(client))
+        self.num_replicas_without_load = len(self.replicas())
 
     def complete(self) -> None:
-        """Start the second node if it is not there; wait until both proxies and replicas serve."""
+        """Start the second node if it is not there; call until there are as many replicas.
+
+        Ray starts the second replica when more calls run than one should have.
+        """
         if len(self._nodes) < NUM_NODES:
             self._start_node(f"--address={self._address}")
-        wait_for(lambda: len(self.replicas()) == NUM_NODES)
+        with under_load(self.proxies[0]):
+            wait_for(lambda: len(self.replicas()) == NUM_NODES)
         for proxy in self.proxies:
             with Client(proxy) as client:
                 wait_for(lambda client=client: is_serving(client))
@@ -74,25 +86,30 @@ class RayCluster:
 
     def kill_node(self) -> None:
         """The second one, with all that runs on it, at once."""
-        kill_all(self._nodes.pop())
+        end(self._nodes.pop())
 
     def end(self) -> None:
         """Leave nothing behind."""
         while self._nodes:
-            kill_all(self._nodes.pop())
+            end(self._nodes.pop())
 
     def _start_node(self, *flags: str) -> None:
         command = [str(SCRIPTS / "ray"), "start", *NODE_FLAGS, *flags]
-        with (self._folder / "nodes.log").open("ab") as log:
+        path = self._folder / f"node-{len(self._nodes)}.log"
+        with path.open("w") as log:
             node = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment(), stdout=log, stderr=subprocess.STDOUT
             )
         self._nodes.append(node)
+        wait_for(lambda: "Ray runtime started" in path.read_text())
 
     def _environment(self) -> dict[str, str]:
         return os.environ | {
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Whatever token the user of this machine has.
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self._token,
             "RAY_SERVE_WORKER_PROXY_GRPC_PORT": str(self._ports["other grpc"]),
             "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self._ports["other http"]),
             # Else no call would cross from one node to the other, as many do on a larger cluster.
@@ -108,7 +125,11 @@ class RayCluster:
         application["args"] |= {"models": str(ROOT / "models"), "decode_workers": 1}
         [deployment] = application["deployments"]
         deployment["ray_actor_options"]["num_cpus"] = 1
-        deployment["autoscaling_config"]["max_replicas"] = NUM_NODES
+        deployment["autoscaling_config"] |= {
+            "max_replicas": NUM_NODES,
+            "target_ongoing_requests": 1,
+            "upscale_delay_s": 1,
+        }
         return config
 
 
@@ -123,21 +144,29 @@ def ray_cluster(folder: Path) -> Iterator[RayCluster]:
         cluster.end()
 
 
-def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """A process and those that it and they have started."""
-    for pid in [process.pid, *descendants(process.pid)]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
+@contextmanager
+def under_load(proxy: str) -> Iterator[None]:
+    """With callers who call all the time."""
+    is_over = threading.Event()
+
+    def call(client: Client) -> None:
+        while not is_over.is_set():
+            client.translate(["A man is riding a horse on the beach."] * 64, beam_size=4)
+
+    with Client(proxy) as client, ThreadPoolExecutor(NUM_CALLERS) as pool:
+        calls = [pool.submit(call, client) for _ in range(NUM_CALLERS)]
+        try:
+            yield
+        finally:
+            is_over.set()
+        for each in calls:
+            each.result()
 
 
-def descendants(pid: int) -> list[int]:
-    """As Linux tells: the children of each thread, and theirs."""
-    found = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, file.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
+def end(node: subprocess.Popen[bytes]) -> None:
+    """At once, and with all that it has started."""
+    kill_tree(node.pid)
+    node.wait()
 
 
 def free_port() -> int:

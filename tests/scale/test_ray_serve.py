@@ -85,6 +85,11 @@ def test_a_node_that_is_killed_under_load_loses_no_call(
     assert all(now - had > NUM_CALLS // 8 for now, had in zip(shares, before, strict=True))
 
 
+def test_calls_that_run_bring_a_second_replica(cluster: RayCluster) -> None:
+    assert cluster.num_replicas_without_load == 1
+    assert len(cluster.replicas()) == 2
+
+
 def test_an_error_says_what_it_says_without_ray(client: Client) -> None:
     with pytest.raises(NotFound) as unary:
         client.translate("Two dogs.", model="none", request_id="mine")
