@@ -93,7 +93,12 @@ async def ray_server(models: Path) -> AsyncIterator[tuple[str, int]]:
             process = await asyncio.create_subprocess_exec(
                 *(str(Path(sys.executable).parent / "serve"), "run", str(config)),
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+                env=os.environ
+                | {
+                    "PYTHONPATH": str(ROOT),
+                    "RAY_USAGE_STATS_ENABLED": "0",
+                    "RAY_TMPDIR": folder,
+                },
                 stdout=log,
                 stderr=log,
             )
