@@ -6,7 +6,7 @@
 # make observability-test  dashboard and alerts against a real Prometheus and a loaded server
 # make image-test   build the image with buildah, run it read-only and call it (as root; DEVICE=cuda, too)
 # make deploy-test  hold Compose, Kubernetes and KServe manifests to their schemas and to the settings
-# make scale-test   several servers: behind Envoy and HAProxy, one of which ends under load
+# make scale-test   several servers, of which one ends under load: behind Envoy, HAProxy, on a Ray cluster
 # make check    lint, format, types, layers, generated stubs current, the API compatible
 #
 # DEVICE=cuda   serve on a GPU, from an environment of its own, .venv-gpu

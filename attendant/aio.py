@@ -166,9 +166,9 @@ class AsyncClient:
             call = rpc(request, timeout=attempts.begin(), metadata=attempts.metadata)
             try:
                 async for response in call:
-                    attempts.answered = True
                     event = translation_event(response)
                     if event is not None:
+                        attempts.answered = True
                         yield event
                 return
             except grpc.RpcError as failure:

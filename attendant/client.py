@@ -158,9 +158,9 @@ class Client:
             call = rpc(request, timeout=attempts.begin(), metadata=attempts.metadata)
             try:
                 for response in call:
-                    attempts.answered = True
                     event = translation_event(response)
                     if event is not None:
+                        attempts.answered = True
                         yield event
                 return
             except grpc.RpcError as failure:

@@ -97,4 +97,4 @@ class CallDefaults:
             metadata["attendant-priority"] = priority
         if self.token is not None:
             metadata["authorization"] = f"Bearer {self.token}"
-        return metadata
+        return metadata | dict(options.get("metadata", {}))

@@ -20,7 +20,8 @@ class CallOptions(TypedDict, total=False):
     """What every call takes: its deadline and the id that logs know it by (random if none).
 
     `priority` says whether somebody waits for the answer. `traceparent` and `tracestate` are the
-    trace it belongs to, by default OpenTelemetry's current one.
+    trace it belongs to, by default OpenTelemetry's current one. `metadata` goes along as it is, for
+    what is between here and the server: gateways, Ray Serve.
     """
 
     timeout_seconds: float
@@ -28,6 +29,7 @@ class CallOptions(TypedDict, total=False):
     priority: Priority
     traceparent: str
     tracestate: str
+    metadata: Mapping[str, str]
 
 
 class TranslateOptions(CallOptions, total=False):

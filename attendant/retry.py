@@ -7,6 +7,7 @@ call's deadline.
 """
 
 import random
+import re
 import time
 from dataclasses import dataclass, field
 
@@ -16,11 +17,15 @@ from attendant.errors import (
     RETRY_PUSHBACK_KEY,
     AttendantError,
     Cancelled,
+    InternalError,
     ResourceExhausted,
     Unavailable,
     error_from_call,
     trailers_of,
 )
+
+# What ray.exceptions.ActorDiedError and ActorUnavailableError begin with.
+_RAY_LOST_REPLICA = re.compile(r"The actor (died|\S+ is unavailable)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +95,16 @@ class Attempts:
 
 
 def _was_cut_off(error: AttendantError) -> bool:
-    """Whether the call came to a server that shut down before any code of it saw the call.
+    """Whether the call came to a server that shut down before any code of it saw the call, or whose
+    end is told as another error.
 
     A gRPC server (tried: grpcio 1.85) resets what comes in while it stops, which arrives as
-    CANCELLED with this text; what is cancelled on this side has others.
+    CANCELLED with this text; what is cancelled on this side has others. Where a replica or its node
+    dies, Ray Serve's proxy (tried: 2.60) says INTERNAL and these words; our own INTERNAL has a
+    reason.
     """
+    if isinstance(error, InternalError):
+        return not error.reason and _RAY_LOST_REPLICA.match(error.message) is not None
     return isinstance(error, Cancelled) and error.message == "CANCELLED"
 
 

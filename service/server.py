@@ -123,6 +123,13 @@ class Server:
         self._health = health.HealthServicer(SERVICES)
         self._translation = TranslationServicer(self.repository)
         self._classification = ClassificationServicer(self.repository)
+        self.interceptor = CallInterceptor(
+            lifecycle=self.lifecycle,
+            metrics=self.metrics,
+            access=self._access,
+            tracing=self._tracing,
+        )
+        self._grpc: list[grpc.aio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._show_facts()
 
@@ -133,11 +140,25 @@ class Server:
 
     async def bind(self) -> None:
         """Open both ports: alive, not ready. Raises OSError if one is taken."""
+        await self.bind_http()
+        await self._start_grpc()
+
+    async def bind_http(self) -> None:
+        """Open the HTTP port alone, where calls come another way. Raises OSError if it is taken."""
         self._loop = asyncio.get_running_loop()
         self._devices.watch(self._hear_of_loss)
         await self._start_http()
-        await self._start_grpc()
         self._spawn(keep_giving_back)
+
+    def add_services(self, server: grpc.aio.Server) -> None:
+        """Add our own services and health to a gRPC server, or to what takes its place."""
+        translation_pb2_grpc.add_TranslationServiceServicer_to_server(self._translation, server)
+        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(
+            self._classification, server
+        )
+        models = ModelServicer(self.repository, self.settings)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
     async def load(self) -> None:
         """Load the models, off the event loop, and become ready."""
@@ -295,21 +316,9 @@ class Server:
         self.http_port = self._http.port
 
     async def _start_grpc(self) -> None:
-        interceptor = CallInterceptor(
-            lifecycle=self.lifecycle,
-            metrics=self.metrics,
-            access=self._access,
-            tracing=self._tracing,
-        )
         options = options_of(self.settings)
-        server = grpc.aio.server(interceptors=[interceptor], options=options)
-        translation_pb2_grpc.add_TranslationServiceServicer_to_server(self._translation, server)
-        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(
-            self._classification, server
-        )
-        models = ModelServicer(self.repository, self.settings)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server = grpc.aio.server(interceptors=[self.interceptor], options=options)
+        self.add_services(server)
         OpenInferenceServicer(
             self.repository,
             self._translation,
@@ -320,9 +329,9 @@ class Server:
         add_reflection(server, _DESCRIBED)
         host = self.settings.host
         self.grpc_port = listen(server, host, self.grpc_port, self._certificates)
-        self._grpc = [server]
+        self._grpc.append(server)
         if self.health_port is not None:
-            probed = grpc.aio.server(interceptors=[interceptor], options=options)
+            probed = grpc.aio.server(interceptors=[self.interceptor], options=options)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, probed)
             self.health_port = listen(probed, host, self.health_port, None)
             self._grpc.append(probed)

@@ -85,6 +85,7 @@ ALLOWED = {
     "service.rpc": FRONT,
     "service.http": FRONT | {"service.rpc"},
     "service.server": FRONT | {"service.rpc", "service.http"},
+    "service.ray_serve": FOUNDATION | {"service.rpc", "service.server"},
     "service.selftest": MODELS | ENGINES | {"service.golden"},
     "service": FRONT
     | {"service.rpc", "service.http", "service.server", "service.selftest", "service.explain"},
@@ -119,7 +120,7 @@ HOMES = {
     "aiohttp": {"service.http", "service.server"},
     "uvicorn": set(),
     "pyarrow": {"batch.tables", "batch.outputs"},
-    "ray": {"batch.cluster"},
+    "ray": {"batch.cluster", "service.ray_serve"},
 }
 
 

@@ -131,7 +131,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, path: str, handler: Handler) -> _Wrapped:
         _, service, name = path.split("/")
         serialization = {
-            "request_deserializer": _tolerant(handler.request_deserializer),
+            "request_deserializer": tolerant(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
         if handler.response_streaming:
@@ -286,7 +286,9 @@ def _metadata_value(metadata: Any, name: str) -> str | None:
     return None
 
 
-def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Decodes what can be; the interceptor refuses the rest, after looking at who calls."""
+
     def deserialize(content: bytes) -> Any:
         try:
             return deserializer(content) if deserializer is not None else content

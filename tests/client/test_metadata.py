@@ -55,6 +55,14 @@ def test_a_token_goes_with_every_call_and_every_attempt(script, translated, desc
     assert [one["authorization"] for one in script.metadata] == ["Bearer secret"] * 3
 
 
+def test_metadata_of_the_callers_own_goes_along(script, client, translated):
+    script.answers = [translated("x")]
+
+    client.translate("x", metadata={"multiplexed_model_id": "captions-en-de"})
+
+    assert of(script.metadata[0], "multiplexed_model_id") == ["captions-en-de"]
+
+
 def test_the_priority_of_a_call_goes_along(script, client, translated):
     script.answers = [translated("x")]
 

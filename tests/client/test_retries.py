@@ -19,6 +19,7 @@ from attendant import (
     RetryPolicy,
     Unavailable,
 )
+from attendant.v1 import translation_pb2
 from tests.client.scripted import Failure
 
 UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE)
@@ -86,6 +87,20 @@ def test_no_retry_waits_beyond_the_deadline(script, client):
 
 
 @pytest.mark.parametrize(
+    "message",
+    ["The actor died unexpectedly before finishing this task.", "The actor 67ab is unavailable: ?"],
+)
+def test_a_call_that_died_with_a_replica_of_ray_serve_is_tried_again(
+    script, client, translated, message
+):
+    script.answers = [Failure(grpc.StatusCode.INTERNAL, message), translated("x")]
+
+    client.translate("x")
+
+    assert len(script.requests) == 2
+
+
+@pytest.mark.parametrize(
     ("code", "kind"),
     [
         (grpc.StatusCode.INVALID_ARGUMENT, InvalidArgument),
@@ -129,6 +144,15 @@ def test_an_error_carries_what_the_server_says_about_it(script, client):
 
 def test_a_stream_is_tried_again_before_its_first_event(script, client, streamed):
     script.answers = [UNAVAILABLE, streamed("Ja.")]
+
+    assert len(list(client.translate_stream("Yes."))) == 3
+    assert len(script.requests) == 2
+
+
+def test_a_message_of_a_stream_that_has_no_event_is_none(script, client, streamed):
+    """Ray Serve's proxy sends one before an error."""
+    empty = translation_pb2.StreamTranslateResponse()
+    script.answers = [[empty, UNAVAILABLE], streamed("Ja.")]
 
     assert len(list(client.translate_stream("Yes."))) == 3
     assert len(script.requests) == 2
