@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from service.callers import current_caller, current_priority
+from service.callers import Priority, current_caller, current_priority
 from service.errors import (
     CallerQueueFull,
     DeadlineUnreachable,
@@ -34,6 +34,13 @@ DEADLINE_MARGIN_SECONDS = 0.02
 # The share of calls whose answers may come later than predicted times `Safety.factor`.
 LATE_SHARE = 0.01
 
+# What was learned under load is forgotten by half in so long, while nobody is served: else a server
+# that has nothing to do would go on to refuse what it could not do then.
+HALF_LIFE_SECONDS = 0.5
+
+# Of the queue's room, while anybody waits, for all but bulk.
+BULK_SHARE = 0.875
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -45,7 +52,7 @@ class Demand:
     seconds_alone: float = 0.0  # of its longest unit, with nobody else there
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Admitted:
     """A call that was let in: its place, and what was predicted."""
 
@@ -64,13 +71,23 @@ class Safety:
     (stochastic approximation of a quantile, Robbins and Monro 1951).
     """
 
+    START = 1.5  # a burst slows work down before the rate tells
     STEP = 0.05
     LARGEST = 4.0
     # Predictions of less than this share of the deadline decide nothing, and teach nothing.
     DECISIVE_SHARE = 0.125
 
     def __init__(self) -> None:
-        self.factor = 1.5  # a burst slows work down before the rate tells
+        self.factor = self.START
+
+    @property
+    def at_rest(self) -> float:
+        """What it is when all that was learned under load is forgotten."""
+        return min(self.factor, self.START)
+
+    def forget(self, kept: float) -> None:
+        """Keep this share of what the factor is over `at_rest`."""
+        self.factor = self.at_rest + (self.factor - self.at_rest) * kept
 
     def learn(self, admitted: Admitted, seconds: float) -> None:
         """An admitted call's answer came after so long."""
@@ -105,6 +122,20 @@ class Admission:
         self._unit = unit
         self._on_ended = on_ended
         self._safety = Safety()
+        self._inside: set[Admitted] = set()
+        self._looked_at = monotonic()  # by `forget`
+
+    def forget(self) -> float:
+        """How much of what was learned under load still counts, of what counted at the last look.
+
+        1 while anybody is served.
+        """
+        now = monotonic()
+        rested = 0.0 if self._inside else now - self._looked_at
+        self._looked_at = now
+        kept = float(0.5 ** (rested / HALF_LIFE_SECONDS))
+        self._safety.forget(kept)
+        return kept
 
     def wait_seconds(self) -> float:
         """How long an interactive call would wait that came now and was not urgent."""
@@ -122,10 +153,16 @@ class Admission:
         return wait_seconds
 
     def admit(self, demand: Demand, deadline_seconds: float | None) -> Admitted:
-        """Let a call in whole or refuse it whole.
+        """Let a call in whole or refuse it whole; `ended`, `give_up` or `leave` is told of its end.
 
         Raises Overloaded, CallerQueueFull or DeadlineUnreachable.
         """
+        admitted = self.consider(demand, deadline_seconds)
+        self._inside.add(admitted)
+        return admitted
+
+    def consider(self, demand: Demand, deadline_seconds: float | None) -> Admitted:
+        """What `admit` would return. Raises what it would raise."""
         caller = current_caller.get()
         self._check_room(demand)
         if caller:
@@ -143,11 +180,17 @@ class Admission:
             return Admitted(place, now, seconds, deadline_seconds, last_moment)
         return Admitted(place, now, seconds, None)
 
+    def leave(self, admitted: Admitted) -> None:
+        """A call has ended of which nothing is to be learned: it was no fault of the load."""
+        self._inside.discard(admitted)
+        self._looked_at = monotonic()
+
     def ended(self, admitted: Admitted, *, is_answered: bool) -> bool:
         """A call that was let in has its answer, or nobody waits for it any more.
 
         Returns whether it was answered, and by its deadline.
         """
+        self.leave(admitted)
         deadline = admitted.deadline_seconds
         if deadline is None:
             return is_answered
@@ -161,18 +204,23 @@ class Admission:
 
     def give_up(self, admitted: Admitted) -> DeadlineUnreachable:
         """What a call is told that was let in, and of which some still waits at the last moment."""
+        self.leave(admitted)
         self._safety.learn(admitted, math.inf)
         self._on_ended(False)
         waited = monotonic() - admitted.at
         return DeadlineUnreachable(
             f"{waited:.3f} s were not enough to begin, {admitted.seconds:.3f} s were predicted to "
             f"the answer; the deadline was in {admitted.deadline_seconds or 0.0:.3f} s",
-            retry_after_seconds=max(self.wait_seconds(), SHORTEST_SECONDS),
+            # What kept it waiting is not in the queue any more, but may still run.
+            retry_after_seconds=max(self.wait_seconds(), waited, SHORTEST_SECONDS),
         )
 
     def _check_room(self, demand: Demand) -> None:
         num_waiting = self._backlog.total_units
-        excess = num_waiting + demand.num_units - self.max_queued
+        limit = self.max_queued
+        if num_waiting and current_priority.get() is Priority.BULK:
+            limit = max(int(BULK_SHARE * limit), 1)
+        excess = num_waiting + demand.num_units - limit
         if excess <= 0:
             return
         if demand.num_units > self.max_queued:
@@ -182,7 +230,7 @@ class Admission:
             )
         raise Overloaded(
             f"{num_waiting} {self._unit} wait, {demand.num_units} more would pass the limit of "
-            f"{self.max_queued}",
+            f"{limit}",
             retry_after_seconds=self._drain_seconds(excess),
         )
 
@@ -205,8 +253,8 @@ class Admission:
         late = seconds * self._safety.factor - deadline_seconds
         if late < 0:
             return
-        # The work of others that is being done is not in the backlog, but it slows this one down.
-        alone = self.rate.seconds(demand.work) + demand.seconds_alone
+        # As it would be predicted with nobody else there.
+        alone = (self.rate.seconds(demand.work) + demand.seconds_alone) * self._safety.at_rest
         raise DeadlineUnreachable(
             f"the answer would take {seconds:.3f} s, {wait:.3f} of them waiting; "
             f"the deadline is in {deadline_seconds:.3f} s",

@@ -125,7 +125,7 @@ class LanguagePairNotFound(NotFound):
 
 
 class ResourceExhausted(AttendantError):
-    """Refused at the door: nothing of the call was done."""
+    """Refused at the door, before anything of the call was done, or given up for its deadline."""
 
     status = "RESOURCE_EXHAUSTED"
     reason = "RESOURCE_EXHAUSTED"

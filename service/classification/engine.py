@@ -236,6 +236,8 @@ class ClassificationEngine:
         """Take a call whole or refuse it whole."""
         if self.failed is not None:
             raise ModelUnavailable(f"{self.model_name} cannot serve: {self.failed}")
+        slower = self._image_seconds - self._fastest_image_seconds
+        self._image_seconds = self._fastest_image_seconds + slower * self._admission.forget()
         demand = Demand(num_images, num_images, self._image_seconds, self._fastest_image_seconds)
         try:
             admitted = self._admission.admit(demand, deadline_seconds)

@@ -12,7 +12,7 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from service.admission import DEADLINE_MARGIN_SECONDS, Admitted
-from service.errors import AttendantError
+from service.errors import AttendantError, DeadlineUnreachable
 from service.translation.options import DecodingOptions, FinishReason
 from service.translation.preparation import PreparedText
 from service.translation.processors import TokenRules
@@ -103,8 +103,9 @@ class Call:
 
     def cancel_reason(self) -> CancelReason:
         """Why nobody waits for it any more, as it is found out just now."""
+        given_up = self.has_failed and isinstance(self.done.exception(), DeadlineUnreachable)
         is_late = time.monotonic() > self.deadline_at - DEADLINE_MARGIN_SECONDS
-        return "deadline" if is_late else "cancelled"
+        return "deadline" if given_up or is_late else "cancelled"
 
     def finish_text(self, index: int, result: TranslationResult) -> None:
         """A text has its result; with the last one the call is done."""

@@ -222,7 +222,9 @@ class TranslationEngine:
 
         Refuses by the look of the texts what cannot be let in, before it costs anything.
         """
-        self._admit(self._expectation.demand_of_texts(contents, options), deadline)
+        self._expectation.forget(self._admission.forget())
+        demand = self._expectation.demand_of_texts(contents, options)
+        self._ask_admission(self._admission.consider, demand, deadline)
         abandoned = threading.Event()
         segmentation = segmentation or self._segmentation
         arguments = (contents, direction, options, segmentation, abandoned)
@@ -256,7 +258,8 @@ class TranslationEngine:
         self._expectation.prepared(one for one in prepared if isinstance(one, PreparedText))
         if call.sequences:
             demand = self._expectation.demand(call.sequences, options)
-            call.take_place(self._admit(demand, deadline))
+            call.take_place(self._ask_admission(self._admission.admit, demand, deadline))
+            call.done.add_done_callback(lambda _: self._account(call))
             self._measures.queued(len(call.sequences))
             self._scheduler.add(call.sequences)
             if deadline is not None:
@@ -264,7 +267,12 @@ class TranslationEngine:
         call.begin()
         return call
 
-    def _admit(self, demand: Demand, deadline: float | None) -> Admitted:
+    def _ask_admission(
+        self,
+        ask: Callable[[Demand, float | None], Admitted],
+        demand: Demand,
+        deadline: float | None,
+    ) -> Admitted:
         """Take a call whole or refuse it whole."""
         if self.failed is not None:
             raise ModelUnavailable(f"{self.model_name} cannot serve: {self.failed}")
@@ -272,7 +280,7 @@ class TranslationEngine:
             raise Draining(f"{self.model_name} is being unloaded")
         remaining = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
-            return self._admission.admit(demand, remaining)
+            return ask(demand, remaining)
         except ResourceExhausted as error:
             self._measures.rejected(error.reason)
             raise
@@ -291,21 +299,24 @@ class TranslationEngine:
     def _end(self, call: Call) -> None:
         """The call is done, or nobody waits for it: then what is not done of it, leaves."""
         describe(current_timeline(), call, self.model_name)
-        if (
-            call.admitted is not None
-            and not call.has_failed
-            and self._admission.ended(call.admitted, is_answered=call.is_answered)
-        ):
-            self._measures.answered_in_time(call.num_target_tokens)
         if call.is_answered:
             return
         reason = call.cancel_reason()
+        call.done.cancel()
         for sequence in call.sequences:
             sequence.cancel_reason = reason
             sequence.is_cancelled = True
         removed = self._scheduler.remove(call.sequences)
         self._measures.queued(-removed)
         self._measures.left_the_queue(removed, reason)
+
+    def _account(self, call: Call) -> None:
+        """Of a call that was let in nothing is left to do, whether or not it has been told."""
+        assert call.admitted is not None
+        if call.has_failed:
+            self._admission.leave(call.admitted)
+        elif self._admission.ended(call.admitted, is_answered=call.is_answered):
+            self._measures.answered_in_time(call.num_target_tokens)
 
     def _receive(self, results: StepResults) -> None:
         for sequence, token_ids in results.extended:

@@ -13,7 +13,7 @@ from service.translation.sequence import Sequence
 
 WEIGHT = 0.02  # of the newest sequence in the moving averages
 
-MANY_TIMES = 3  # as long as the usual sequence: a longer text is rather several
+MANY_TIMES = 3  # as long as the usual sequence: a longer text is rather several; as many steps
 
 
 class Expectation:
@@ -67,11 +67,19 @@ class Expectation:
                 ratio = sum(map(len, text.source_ids)) / num_characters
                 self._tokens_a_character += WEIGHT * (ratio - self._tokens_a_character)
 
+    def forget(self, kept: float) -> None:
+        """Keep this share of what steps take longer than they do alone."""
+        slower = self._step_seconds - self._fastest_step_seconds
+        self._step_seconds = self._fastest_step_seconds + slower * kept
+
     def finished(self, sequence: Sequence) -> None:
         """A sequence has run to its end."""
         num_tokens = len(sequence.source_ids)
         self._tokens_a_sequence += WEIGHT * (num_tokens - self._tokens_a_sequence)
-        self._steps_a_token += WEIGHT * (sequence.num_steps / num_tokens - self._steps_a_token)
+        forced = sequence.options.min_target_tokens
+        if not forced or sequence.num_steps > forced + 1:  # else it says nothing of others
+            ratio = min(sequence.num_steps / num_tokens, MANY_TIMES * self._steps_a_token)
+            self._steps_a_token += WEIGHT * (ratio - self._steps_a_token)
         seconds = (sequence.finished_at - sequence.admitted_at) / sequence.num_steps
         self._step_seconds += WEIGHT * (seconds - self._step_seconds)
         self._fastest_step_seconds = min(self._fastest_step_seconds, seconds)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from service.admission import LATE_SHARE, Admission, Admitted, Demand, Safety
+from service.admission import HALF_LIFE_SECONDS, LATE_SHARE, Admission, Admitted, Demand, Safety
 from service.callers import Priority, current_caller, current_priority
 from service.errors import CallerQueueFull, DeadlineUnreachable, Overloaded
 from service.rate import WINDOW_SECONDS, WorkRate
@@ -167,6 +167,58 @@ def test_the_wait_that_is_shown_is_that_of_who_comes_now_and_of_nobody_once_all_
     assert wait_seconds() == pytest.approx(2.5)
     del door
     assert wait_seconds() == 0.0
+
+
+def test_what_was_learned_under_load_is_forgotten_while_nobody_is_served(
+    clock: list[float],
+) -> None:
+    """An idle server went on to refuse every call with a deadline that it had missed in a flood."""
+    door = Door()
+    served = door.enter(deadline=1e-9, work=0.0)
+    for _ in range(100):
+        door.admission.give_up(door.admission.admit(Demand(1, 100.0), 8.0))
+    with pytest.raises(DeadlineUnreachable):
+        door.enter(work=100.0, deadline=2.0)
+    clock[0] += 60.0
+    assert door.admission.forget() == 1.0  # somebody is being served
+    with pytest.raises(DeadlineUnreachable):
+        door.enter(work=100.0, deadline=2.0)
+
+    door.admission.leave(served)
+    clock[0] += HALF_LIFE_SECONDS
+    assert door.admission.forget() == pytest.approx(0.5)
+    clock[0] += 20 * HALF_LIFE_SECONDS
+    door.admission.forget()
+    door.enter(work=100.0, deadline=2.0)
+
+
+def test_who_gets_a_hint_would_be_let_into_an_empty_queue(clock: list[float]) -> None:
+    rng = random.Random(3)
+    hints = 0
+    for _ in range(300):
+        deadline = rng.uniform(0.1, 2.0)
+        asked = {"work": 50.0, "seconds_alone": rng.uniform(0.0, 0.5)}
+        with pytest.raises(DeadlineUnreachable) as refused:
+            Door().enter(**asked, deadline=deadline, seconds=3.0)
+        if refused.value.retry_after_seconds is None:
+            with pytest.raises(DeadlineUnreachable):
+                Door().enter(**asked, deadline=deadline, seconds=asked["seconds_alone"])
+        else:
+            hints += 1
+            Door().enter(**asked, deadline=deadline, seconds=asked["seconds_alone"])
+    assert 30 < hints < 270
+
+
+def test_bulk_leaves_room_for_interactive_calls() -> None:
+    door = Door(max_queued=16)
+    with called_by("", Priority.BULK):
+        door.enter(num_units=10)
+        door.enter(num_units=4)
+        with pytest.raises(Overloaded, match=r"14 sequences wait, 1 more .* limit of 14"):
+            door.enter(num_units=1)
+    door.enter(num_units=2)
+    with called_by("", Priority.BULK):
+        Door(max_queued=16).enter(num_units=16)  # with nobody else there
 
 
 def test_predictions_that_prove_too_short_are_stretched_until_few_are() -> None:

@@ -319,6 +319,86 @@ async def test_a_call_that_has_not_begun_when_it_must_is_given_up(start_rig: Sta
         assert await running == "Yes."
 
 
+async def test_a_call_that_was_given_up_is_none_whose_caller_left(start_rig: StartRig) -> None:
+    async with start_rig(max_rows=1) as rig:
+        gate = Gate(rig.runner)
+        running = asyncio.create_task(copied(rig, "Yes."))
+        await gate.wait()
+        with pytest.raises(DeadlineUnreachable) as given_up:
+            await rig.engine.translate(["A dog."], GREEDY, deadline_seconds=0.2)
+        # What it waited for runs and is in no queue, so the hint is at least what it waited.
+        assert (given_up.value.retry_after_seconds or 0.0) > 0.05
+        assert rig.reading("sequences_finished_total", reason="deadline") == 1
+        assert rig.reading("sequences_finished_total", reason="cancelled") == 0
+        gate.open()
+        await running
+
+
+async def test_slow_steps_are_learned_and_forgotten_by_an_idle_engine(
+    start_rig: StartRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.admission.HALF_LIFE_SECONDS", 0.01)
+    async with start_rig() as rig:
+        assert (await rig.engine.translate(["A dog."], GREEDY, deadline_seconds=5.0)).results
+        rig.runner.before_step = lambda: time.sleep(0.03)
+        await rig.engine.translate(["A dog."] * 200, GREEDY)
+        rig.runner.before_step = lambda: None
+        gate = Gate(rig.runner)
+        running = asyncio.create_task(copied(rig, "Yes."))
+        await gate.wait()
+        with pytest.raises(DeadlineUnreachable, match=r"would take 0\.[0-9]+ s, 0\.000 of them"):
+            await rig.engine.translate(["A dog."], GREEDY, deadline_seconds=0.1)
+        gate.open()
+        await running
+        rested = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.2, rested.set)
+        await rested.wait()
+        await rig.engine.translate(["A dog."], GREEDY, deadline_seconds=0.1)
+
+
+async def test_steps_that_a_caller_has_forced_say_nothing_of_others(start_rig: StartRig) -> None:
+    """One call made everybody's deadlines unreachable."""
+    async with start_rig() as rig:
+        forced = DecodingOptions(min_target_tokens=50, max_target_tokens=50)
+        await rig.engine.translate(["Yes."] * 200, forced)
+        for seconds in (5.0, 1.0, 0.5):
+            await rig.engine.translate(["A dog."], GREEDY, deadline_seconds=seconds)
+
+
+async def test_what_is_done_when_nobody_waits_says_nothing_of_what_could_be(
+    start_rig: StartRig,
+) -> None:
+    async def predicted_wait(rig: Rig) -> float:
+        gate = Gate(rig.runner)
+        first = asyncio.create_task(copied(rig, "Yes."))
+        await gate.wait()
+        calls = [asyncio.create_task(copied(rig, "A dog.")) for _ in range(20)]
+        await asyncio.sleep(0)
+        found = rig.reading("predicted_wait_seconds")
+        gate.open()
+        await asyncio.gather(first, *calls)
+        return found
+
+    async with start_rig(max_rows=1) as busy, start_rig(max_rows=1) as sparse:
+        for _ in range(8):
+            await copied(sparse, "A dog.")
+            await asyncio.to_thread(threading.Event().wait, 0.03)
+        assert await predicted_wait(sparse) <= 2 * await predicted_wait(busy) + 0.01
+
+
+async def test_a_stream_that_nobody_reads_is_done_when_it_is_decoded(start_rig: StartRig) -> None:
+    """It taught that answers come late."""
+    async with start_rig() as rig:
+        stream = rig.engine.stream(["A dog."], GREEDY, deadline_seconds=5.0)
+        await anext(stream)
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not rig.reading("deadlines_total", outcome="met"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        await stream.aclose()
+        assert rig.reading("deadlines_total", outcome="missed") == 0
+
+
 async def test_a_call_that_runs_when_its_last_moment_passes_goes_on(start_rig: StartRig) -> None:
     async with start_rig() as rig:
         gate = Gate(rig.runner)
