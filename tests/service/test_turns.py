@@ -1,6 +1,7 @@
 """Who waits to decode an image may leave at any moment."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -25,7 +26,7 @@ async def test_who_leaves_in_the_moment_of_its_turn_costs_neither_its_neighbours
     async with asyncio.timeout(TIMEOUT_SECONDS):
         holder, leaver, patient = (asyncio.create_task(hold()) for _ in range(3))
         await asyncio.sleep(0)
-        steps = [is_decoded.set, leaver.cancel]
+        steps: list[Callable[[], object]] = [is_decoded.set, leaver.cancel]
         for step in reversed(steps) if leaves_first else steps:
             step()
         ended = await asyncio.gather(holder, leaver, patient, return_exceptions=True)
