@@ -39,7 +39,7 @@ async def crowd(
                 await act(streams)
 
     rude = [
-        *((grpc_port, act) for act in (_noise(rng), _half_hello, _broken_frames(rng), _no_reading)),
+        *((grpc_port, act) for act in (_noise(rng), _half_hello, _broken_frames(rng), no_reading)),
         *((http_port, act) for act in (_noise(rng), _half_hello, _half_head, _no_reading_http)),
     ]
     idle = [(grpc_port if n % 2 else http_port, _nothing) for n in range(num_idle)]
@@ -88,7 +88,7 @@ async def _no_reading_http(streams: Streams) -> None:
     await _send(streams, head.encode() + body)
 
 
-async def _no_reading(streams: Streams) -> None:
+async def no_reading(streams: Streams) -> None:
     """Begin a stream of translations and open no window for it: what comes back has to wait."""
     message = StreamTranslateRequest()
     message.request.contents.extend(["A man is riding a horse on the beach."] * 20)

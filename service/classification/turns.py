@@ -38,12 +38,15 @@ class Turns:
         try:
             await waiting.turn
         except asyncio.CancelledError:
-            if not self._line.remove([waiting]):  # cancelled in the moment of its turn
+            self._line.remove([waiting])
+            if not waiting.turn.cancelled():  # its turn came first
                 self._pass_on()
             raise
 
     def _pass_on(self) -> None:
-        if self._line:
-            self._line.take(1)[0].turn.set_result(None)
-        else:
-            self._num_free += 1
+        while self._line:
+            turn = self._line.take(1)[0].turn
+            if not turn.done():  # else its caller has left, and will find that it had no turn
+                turn.set_result(None)
+                return
+        self._num_free += 1

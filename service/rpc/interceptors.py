@@ -166,7 +166,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             responses = cast(AsyncGenerator[Any, None], behavior(request, context))
             async with aclosing(responses):
                 async for response in responses:
-                    await context.write(response)
+                    await _write(context, response)
 
         async def stream(request: Any, context: Context) -> None:
             await self._serve(method, request, context, write_all)
@@ -250,6 +250,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             *(method.full_name, code, seconds * 1000),
             extra={"timeline": timeline},
         )
+
+
+async def _write(context: Context, response: Any) -> None:
+    """Send one message. Raises CancelledError where the call has ended while it waited to be read.
+
+    gRPC may tell of that by a write that fails, before it cancels the task.
+    """
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
 
 
 async def _abort(context: Context, error: AttendantError, trailers: Trailers) -> None:
