@@ -95,8 +95,11 @@ async def cut_connection(caller: Caller) -> None:
 
 
 async def wait_for_deadline(caller: Caller) -> None:
+    late = {grpc.StatusCode.DEADLINE_EXCEEDED}
+    # One that waits is given up a moment before, of which its caller may hear in time.
+    late.add(grpc.StatusCode.RESOURCE_EXHAUSTED)
     for call in caller.calls:
-        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await call.code() in late
 
 
 Leave = Callable[[Caller], Coroutine[None, None, None]]
