@@ -5,6 +5,7 @@ machine is lost, another does its shards again; a part that is written twice is 
 """
 
 import asyncio
+import logging
 import math
 import os
 import pickle
@@ -64,12 +65,13 @@ def run(
     `address` is Ray's, "auto", or "local" for a cluster of this machine alone. Raises ImportError
     without Ray, ConnectionError without a cluster, and what Ray raises when an actor's task fails.
     """
-    ray = _import_ray()
+    ray = _quiet_ray()
     environment = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     ray.init(
         address,
         runtime_env={"env_vars": environment},
         log_to_driver=False,
+        logging_level=logging.ERROR,
         include_dashboard=False if address == "local" else None,
     )
     try:
@@ -104,9 +106,16 @@ def _on(settings: Settings, num_cpus: int) -> dict[str, Any]:
     return given
 
 
-def _import_ray() -> Any:
+def _quiet_ray() -> Any:
+    """Ray, which leaves the terminal to our progress bar and reports its use to nobody."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray Data reads it when it is imported. What it says remains in the session's logs.
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     try:
         import ray.data
     except ImportError:
         raise ImportError("--ray needs Ray: pip install 'attendant[ray]'") from None
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
     return ray

@@ -6,6 +6,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -41,7 +42,7 @@ class RayCluster:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.num_replicas_without_load = 0
-        self._address = f"{HOST}:{free_port()}"
+        self.address = f"{HOST}:{free_port()}"
         self._ports = {name: free_port() for name in ("grpc", "http", "other grpc", "other http")}
         self._token = secrets.token_hex(32)
         self._nodes: list[subprocess.Popen[bytes]] = []
@@ -51,16 +52,19 @@ class RayCluster:
         """Where the proxies take gRPC calls: that of the head, which stays, first."""
         return [f"{HOST}:{self._ports[name]}" for name in ("grpc", "other grpc")]
 
-    def start(self) -> None:
-        """Both nodes, then the application, which is there only after `complete`."""
-        port = self._address.rpartition(":")[2]
+    def start_nodes(self) -> None:
+        """Both of them, the head first."""
+        port = self.address.rpartition(":")[2]
         head = ["--head", f"--port={port}", f"--temp-dir={self._folder}"]
         self._start_node(*head, "--include-dashboard=false")
-        self._start_node(f"--address={self._address}")
+        self._start_node(f"--address={self.address}")
+
+    def start_application(self) -> None:
+        """Attendant, which is on both nodes only after `complete`."""
         config = self._folder / "serve.yaml"
         config.write_text(yaml.safe_dump(self._config()))
-        run = [str(SCRIPTS / "serve"), "run", "--non-blocking", "--address", self._address]
-        subprocess.run([*run, str(config)], check=True, cwd=ROOT, env=self._environment())
+        run = [str(SCRIPTS / "serve"), "run", "--non-blocking", "--address", self.address]
+        subprocess.run([*run, str(config)], check=True, cwd=ROOT, env=self.environment())
         with Client(self.proxies[0]) as client:
             wait_for(lambda: is_serving(client))
         self.num_replicas_without_load = len(self.replicas())
@@ -71,7 +75,7 @@ class RayCluster:
         Ray starts the second replica when more calls run than one should have.
         """
         if len(self._nodes) < NUM_NODES:
-            self._start_node(f"--address={self._address}")
+            self._start_node(f"--address={self.address}")
         with under_load(self.proxies[0]):
             wait_for(lambda: len(self.replicas()) == NUM_NODES)
         for proxy in self.proxies:
@@ -98,12 +102,13 @@ class RayCluster:
         path = self._folder / f"node-{len(self._nodes)}.log"
         with path.open("w") as log:
             node = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment(), stdout=log, stderr=subprocess.STDOUT
+                command, cwd=ROOT, env=self.environment(), stdout=log, stderr=subprocess.STDOUT
             )
         self._nodes.append(node)
         wait_for(lambda: "Ray runtime started" in path.read_text())
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Of processes that belong to this cluster, or use it."""
         return os.environ | {
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -134,14 +139,16 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(folder: Path) -> Iterator[RayCluster]:
-    """Started, and ended with every process of it."""
-    cluster = RayCluster(folder)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.end()
+def ray_nodes() -> Iterator[RayCluster]:
+    """Two nodes and nothing on them; ended with every process of theirs."""
+    # Ray's sockets have their names from this folder, and these may not be long.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        cluster = RayCluster(Path(folder))
+        try:
+            cluster.start_nodes()
+            yield cluster
+        finally:
+            cluster.end()
 
 
 @contextmanager

@@ -1,17 +1,15 @@
 """Attendant on a Ray cluster of two nodes: what callers see is what our own server shows them."""
 
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import pytest
 
 from attendant import Client, InvalidArgument, NotFound
 from attendant.v1 import translation_pb2, translation_pb2_grpc
-from tests.scale.ray_cluster import RayCluster, counted, ray_cluster, wait_for
+from tests.scale.ray_cluster import RayCluster, counted, ray_nodes, wait_for
 from tests.scale.replicas import ROOT
 from tests.scale.test_balancing import TEXTS
 
@@ -28,8 +26,8 @@ SHIP = str(ROOT / "examples" / "ship.jpg")
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RayCluster]:
-    # Ray's sockets have their names from this folder, and these may not be long.
-    with tempfile.TemporaryDirectory(prefix="ray") as folder, ray_cluster(Path(folder)) as cluster:
+    with ray_nodes() as cluster:
+        cluster.start_application()
         yield cluster
 
 
