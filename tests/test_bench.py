@@ -16,6 +16,7 @@ import pytest
 
 from bench.answers import Agreement, DifferentAnswers
 from bench.base_model import TOKENIZER, widen_tokenizer, word
+from bench.capacity import Cost, Line
 from bench.comparison import Comparison, Figure, Target, comparison_table
 from bench.contender import OURS, Contender, ContenderError, Stage, stage
 from bench.grid import Batch, Threads, Trial, best_of, grid_table, thread_settings, worth_trying
@@ -120,6 +121,22 @@ def test_a_comparison_of_times_is_better_the_longer_the_peer_takes() -> None:
     assert (line.ratio.value, line.cpu_ratio, line.verdict) == (2.5, 4.0, "met")
     row = "| alone | a case | ms | 2 | a peer | 5 | 2.50 (2.50 to 2.50) | 4.00 | 2 / 3 | met |"
     assert comparison_table([line]).endswith(row)
+
+
+def test_what_a_call_and_a_sentence_cost_is_told_from_calls_of_two_sizes() -> None:
+    costs = Cost(call=0.003, sentence=0.001)
+
+    found = Cost.of(one=0.003 + 0.001, many=(0.003 + 32 * 0.001) / 32)
+
+    assert (found.call, found.sentence) == pytest.approx((costs.call, costs.sentence))
+    assert costs.of_sentence(3) == pytest.approx(0.002)
+
+
+def test_two_replicas_without_cores_for_their_callers_do_less_than_twice_as_much() -> None:
+    line = Line("", server=Cost(0.008, 0.001), client=Cost(0.008, 0.0), one=400, two=600)
+
+    assert line.predicted_one == pytest.approx(500)  # calls of 8
+    assert line.predicted_two == pytest.approx(2 / 0.003)
 
 
 def test_the_grid_goes_on_with_threads_worth_trying_and_marks_the_best() -> None:
