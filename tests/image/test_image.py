@@ -113,6 +113,7 @@ def test_the_image_has_no_compiler_no_torch_and_no_pip_of_its_own(image: Image) 
     assert {path.name for path in (image.root / "opt/attendant").iterdir()} == {
         ".venv",
         "LICENSE",
+        "batch",
         "bin",
         "service",
     }
