@@ -109,7 +109,7 @@ class EmbeddedEngine:
         num_records = RECORDS_A_CALL[task] * CALLS_AT_A_TIME[task]
         settings = settings.model_copy(
             update={
-                "load_models": "first-use",
+                # A text may have many sentences; nothing of a data set is refused for its queue.
                 "max_queued_sequences": max(settings.max_queued_sequences, 1000 * num_records),
                 "max_queued_images": max(settings.max_queued_images, num_records),
             }
