@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 wrong usage; run again after 1 or a signal."""
     options, of_settings = _parser().parse_known_args(arguments)
     settings = Settings.load(of_settings)
-    configure_logging("warning", settings.log_format, contents=settings.log_contents)
+    # The server's usual level would run into the progress bar.
+    level = "warning" if settings.log_level == "info" else settings.log_level
+    configure_logging(level, settings.log_format, contents=settings.log_contents)
     try:
         _run(_plan(options), options, settings)
     except KeyboardInterrupt:
@@ -75,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         "--ray", metavar="ADDRESS", help="use the machines of this Ray cluster; auto, local"
     )
     parser.add_argument(
-        "--cpus-per-actor", type=int, metavar="N", help="of the cluster, for one engine (all here)"
+        "--cpus-per-actor",
+        type=_positive,
+        metavar="N",
+        help="of the cluster, for one engine (those of its smallest machine)",
     )
     return parser
 
@@ -108,7 +112,7 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
 
 def _plan(options: argparse.Namespace) -> Plan:
     found = Input.find(
-        options.input,
+        options.input.absolute(),  # machines of a cluster have other working folders
         kind=options.input_format,
         task=options.task,
         field=options.field,
@@ -122,12 +126,16 @@ def _plan(options: argparse.Namespace) -> Plan:
     if wrong := given.keys() - set(_OPTIONS[found.task]):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
         raise ValueError(f"{flags}: not to {found.task}")
-    return Plan.make(found, given, options.output, options.format)
+    return Plan.make(found, given, options.output.absolute(), options.format)
 
 
 def _run(plan: Plan, options: argparse.Namespace, settings: Settings) -> None:
     ledger = plan.ledger
     ledger.begin(plan.identity())
+    if ledger.is_joined:
+        ledger.clear()
+        print(f"{plan.output}: done by an earlier run", file=sys.stderr)
+        return
     shards = list(enumerate(plan.input.shards()))
     todo = [(number, shard) for number, shard in shards if not ledger.is_done(number)]
     total = sum(shard.num_records for _, shard in shards)
@@ -135,7 +143,7 @@ def _run(plan: Plan, options: argparse.Namespace, settings: Settings) -> None:
     unit = " texts" if plan.input.task == "translate" else " images"
     with tqdm(total=total, initial=total - waiting, unit=unit, disable=None) as progress:
         if options.ray and todo:
-            num_cpus = options.cpus_per_actor or os.cpu_count() or 1
+            num_cpus = options.cpus_per_actor
             cluster.run(plan, todo, settings, options.ray, num_cpus, progress.update)
         elif todo:
             asyncio.run(local.run(plan, todo, settings, progress.update))
@@ -168,4 +176,5 @@ def _complain(error: Exception) -> int:
         raise error
     message = error.message if isinstance(error, AttendantError) else str(error)
     print("attendant-batch:", message, file=sys.stderr)
-    return FAILED if isinstance(error, AttendantError) else USAGE
+    is_usage = isinstance(error, (ValueError, ImportError, FileNotFoundError, FileExistsError))
+    return USAGE if is_usage else FAILED

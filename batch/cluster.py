@@ -57,13 +57,15 @@ def run(
     shards: Sequence[tuple[int, Shard]],
     settings: Settings,
     address: str,
-    cpus_an_actor: int,
+    cpus_an_actor: int | None,
     on_answered: Callable[[int], object],
 ) -> None:
     """Write the parts of these shards; tells how many more records have been answered.
 
-    `address` is Ray's, "auto", or "local" for a cluster of this machine alone. Raises ImportError
-    without Ray, ConnectionError without a cluster, and what Ray raises when an actor's task fails.
+    `address` is Ray's, "auto", or "local" for a cluster of this machine alone. An actor has as many
+    CPUs as the smallest machine, unless told. Raises ImportError without Ray, ConnectionError
+    without a cluster, ValueError where no machine has room for an actor, and what Ray raises when
+    an actor's task fails.
     """
     ray = _quiet_ray()
     environment = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
@@ -75,7 +77,8 @@ def run(
         include_dashboard=False if address == "local" else None,
     )
     try:
-        num_actors = max(int(ray.cluster_resources().get("CPU", 1) // cpus_an_actor), 1)
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        cpus_an_actor, num_actors = _actors(cpus, cpus_an_actor)
         tasks = ray.data.from_items(
             [{"number": number, "shard": pickle.dumps(shard)} for number, shard in shards],
             override_num_blocks=_num_tasks(len(shards), num_actors),
@@ -93,6 +96,17 @@ def run(
         ray.shutdown()
 
 
+def _actors(cpus: Sequence[int], wanted: int | None) -> tuple[int, int]:
+    """CPUs of an actor, and how many actors fit on machines with so many. Raises ValueError."""
+    largest = max(cpus, default=0)
+    each = wanted or min((count for count in cpus if count), default=1)
+    if each > largest:
+        raise ValueError(
+            f"an actor needs {each} CPUs, the largest machine of the cluster has {largest}"
+        )
+    return each, sum(count // each for count in cpus)
+
+
 def _num_tasks(num_shards: int, num_actors: int) -> int:
     even = math.ceil(num_shards / (TASKS_AN_ACTOR * num_actors))
     return math.ceil(num_shards / min(even, MAX_SHARDS_A_TASK))
@@ -103,6 +117,7 @@ def _on(settings: Settings, num_cpus: int) -> dict[str, Any]:
     given = dict(settings)
     given["decode_workers"] = settings.decode_workers or num_cpus
     given["image_threads"] = settings.image_threads or num_cpus
+    given["models"] = settings.models.absolute()  # an actor has another working folder
     return given
 
 

@@ -65,7 +65,7 @@ class Translating:
         answer: dict[str, Any] = {"translation": texts[0]}
         if "num_hypotheses" in self._options:
             answer["hypotheses"] = texts
-        return Answered({**record.fields, **answer}, texts[0])
+        return _answered(record, answer, texts[0])
 
 
 class Classifying:
@@ -88,7 +88,7 @@ class Classifying:
         if result.error is not None:
             return _set_aside(record, result.error.reason, result.error.message)
         labels = [{"name": one.label, "probability": one.probability} for one in result.labels]
-        return Answered({**record.fields, "labels": labels}, result.labels[0].label)
+        return _answered(record, {"labels": labels}, result.labels[0].label)
 
 
 class EmbeddedEngine:
@@ -166,6 +166,12 @@ class EmbeddedEngine:
             self._room.release()
         on_answered(len(found))
         return [one if isinstance(one, SetAside) else next(answers) for one in found]
+
+
+def _answered(record: Record, answer: dict[str, Any], text: str) -> Answered:
+    """The record's own fields and the answer; a field of the same name is its `input_NAME`."""
+    own = {f"input_{name}" if name in answer else name: v for name, v in record.fields.items()}
+    return Answered({**own, **answer}, text)
 
 
 def _set_aside(record: Record, reason: str, message: str) -> SetAside:

@@ -1,5 +1,7 @@
 """Shards of image folders and tar archives: names, and where in a file each image lies."""
 
+import hashlib
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -35,8 +37,9 @@ class ImageShard:
     def read(self) -> Iterator[Record | SetAside]:
         """Image by image; a file that cannot be read is set aside."""
         for member in self.members:
-            fields = {"image": member.name}
-            where = f"{self.path.name}/{member.name}"
+            name = os.fsencode(member.name).decode(errors="backslashreplace")
+            fields = {"image": name}
+            where = f"{self.path.name}/{name}"
             try:
                 yield Record(where, self._content(member), fields)
             except OSError as error:
@@ -51,8 +54,30 @@ class ImageShard:
 
 def folder_shards(path: Path, max_records: int) -> Iterator[ImageShard]:
     """The images under a folder, by name. Raises OSError."""
-    found = sorted(each.relative_to(path).as_posix() for each in path.rglob("*") if is_image(each))
-    return _shards(path, map(Member, found), max_records)
+    return _shards(path, map(Member, _names(path)), max_records)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the names and sizes of its images. Raises OSError."""
+    found = hashlib.sha256()
+    for name in _names(folder):
+        size = (folder / name).stat().st_size
+        found.update(b"%s\0%d\0" % (os.fsencode(name), size))
+    return found.hexdigest()
+
+
+def _names(folder: Path) -> list[str]:
+    """Of its images, hidden files aside, in their order."""
+    return sorted(each.relative_to(folder).as_posix() for each in images_under(folder))
+
+
+def images_under(folder: Path) -> Iterator[Path]:
+    """In any order. Raises OSError."""
+    return (
+        each
+        for each in folder.rglob("*")
+        if is_image(each) and each.name[0] != "." and each.is_file()
+    )
 
 
 def archive_shards(path: Path, max_records: int) -> Iterator[ImageShard]:

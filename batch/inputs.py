@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from batch.images import archive_shards, folder_shards, is_image
+from batch.images import archive_shards, folder_shards, images_under
 from batch.lines import line_shards
 from batch.records import Shard
 from batch.tables import table_shards
@@ -88,14 +88,25 @@ def _files(path: Path, kind: Kind | None) -> tuple[list[Path], Kind]:
     if not path.is_dir():
         path.stat()  # raises FileNotFoundError
         return [path], kind or _kind(path)
-    if kind == "images" or (kind is None and any(map(is_image, path.rglob("*")))):
-        return [path], "images"
+    if kind == "images":
+        return [path], kind
     files = sorted(each for each in path.iterdir() if each.is_file() and each.name[0] != ".")
-    kinds = {kind} if kind else {_kind(each) for each in files}
+    if kind is not None:
+        return files, kind
+    kinds: set[Kind]
+    if any(images_under(path)):
+        # Beside them what is named as data counts, notes and licences do not.
+        kinds = {KINDS[each.suffix] for each in files if each.suffix in KINDS}
+        kinds.add("images")
+    else:
+        kinds = {_kind(each) for each in files}
     if len(kinds) != 1:
         found = ", ".join(sorted(kinds)) or "nothing"
-        raise ValueError(f"{path} has {found}, expected files of one kind, or images")
-    return files, kinds.pop()
+        raise ValueError(
+            f"{path} has {found}, expected files of one kind, or images; --input-format names one"
+        )
+    (only,) = kinds
+    return ([path] if only == "images" else files), only
 
 
 def _kind(path: Path) -> Kind:

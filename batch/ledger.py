@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batch.outputs import Format, made_whole, write_set_aside
+from batch.outputs import Format, made_whole, remove_unfinished, write_set_aside
 from batch.records import Outcome, SetAside
 
 PLAN_FILE = "plan.json"
 MODEL_FILE = "model"
+JOINED_FILE = "joined"  # the output is complete, and the parts are no longer needed
 
 
 class OtherPlan(ValueError):
@@ -27,8 +28,11 @@ class Ledger:
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Or go on with what was begun. Raises OtherPlan, which says what differs, and OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.folder, "*")
         place = self.folder / PLAN_FILE
         names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+        if JOINED_FILE in names and PLAN_FILE not in names:
+            return
         if PLAN_FILE in names and names - {PLAN_FILE, MODEL_FILE}:
             self._hold_to_plan(json.loads(place.read_text()), plan)
         elif strange := names - {PLAN_FILE, MODEL_FILE}:
@@ -58,6 +62,11 @@ class Ledger:
                 f"name it by --model {begun}, or remove the folder to begin anew"
             )
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether an earlier run has ended but for `clear`."""
+        return (self.folder / JOINED_FILE).exists()
+
     def is_done(self, number: int) -> bool:
         """Whether this shard's part is there."""
         return self._part(number).exists()
@@ -67,6 +76,8 @@ class Ledger:
         if any(isinstance(one, SetAside) for one in outcomes):
             with made_whole(self._set_aside(number)) as path:
                 write_set_aside(outcomes, path)
+        else:  # an earlier try of this shard may have set some aside
+            self._set_aside(number).unlink(missing_ok=True)
         # Last, as this is what says that the shard is done.
         with made_whole(self._part(number)) as path:
             self.format.write(outcomes, path)
@@ -80,19 +91,25 @@ class Ledger:
 
         May be repeated when it was interrupted. Raises OSError.
         """
+        for path in (output, set_aside):
+            remove_unfinished(path.parent, path.name)
         if aside := list(self._all_set_aside(numbers)):
             with made_whole(set_aside) as path, path.open("wb") as file:
                 file.writelines(part.read_bytes() for part in aside)
+        else:
+            set_aside.unlink(missing_ok=True)
         with made_whole(output) as path:
             self.format.join(map(self._part, numbers), path)
+        with made_whole(self.folder / JOINED_FILE) as path:
+            path.touch()
         self.clear()
 
     def clear(self) -> None:
-        """Remove the folder, the plan last: as long as it is there, a run can go on."""
+        """Remove the folder once its parts are joined; what says that they are goes last."""
         for path in self.folder.iterdir():
-            if path.name != PLAN_FILE:
+            if path.name != JOINED_FILE:
                 path.unlink()
-        (self.folder / PLAN_FILE).unlink()
+        (self.folder / JOINED_FILE).unlink()
         self.folder.rmdir()
 
     def _part(self, number: int) -> Path:

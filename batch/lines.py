@@ -9,6 +9,7 @@ from typing import Any
 from batch.records import Record, SetAside
 
 BLOCK_BYTES = 1 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,9 @@ class LineShard:
         with self.path.open("rb") as file:
             file.seek(self.begin)
             for number in range(self.first_line, self.first_line + self.num_records):
-                yield self._record(file.readline(), f"{self.path.name}:{number}")
+                line = file.readline()
+                line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+                yield self._record(line, f"{self.path.name}:{number}")
 
     def _record(self, line: bytes, where: str) -> Record | SetAside:
         try:
@@ -46,7 +49,7 @@ class LineShard:
     def _of_json(self, line: str, where: str, field: str) -> Record | SetAside:
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return SetAside(where, "INVALID_JSON", str(error), {"line": line})
         if not isinstance(fields, dict):
             kind = type(fields).__name__

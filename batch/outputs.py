@@ -1,5 +1,6 @@
 """The formats of parts, and how parts become one file."""
 
+import glob
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from batch.records import Answered, Fields, Outcome, SetAside
 from batch.tables import parquet
@@ -66,22 +67,67 @@ class Parquet:
         import pyarrow
 
         rows = [one.fields for one in outcomes if isinstance(one, Answered)]
-        parquet().write_table(pyarrow.Table.from_pylist(rows), path)
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: _column([row.get(name) for row in rows]) for name in names}
+        parquet().write_table(pyarrow.table(columns), path)
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
         """With the columns of all of them, empty where a part has none."""
         import pyarrow
 
         parts = list(parts)
-        schemas = [parquet().read_schema(part) for part in parts]
-        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
+        schema = _schema_of_all([parquet().read_schema(part) for part in parts])
         with parquet().ParquetWriter(path, schema) as writer:
             for part in parts:
                 table = parquet().read_table(part)
-                missing = [field for field in schema if field.name not in table.column_names]
-                for field in missing:
-                    table = table.append_column(field, pyarrow.nulls(len(table), field.type))
-                writer.write_table(table.select(schema.names).cast(schema))
+                columns = [_as_field(table, field) for field in schema]
+                writer.write_table(pyarrow.table(columns, schema=schema))
+
+
+def _column(values: Sequence[Any]) -> Any:
+    """An array of the values; of their JSON where they are of several types."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+        return pyarrow.array([_as_text(value) for value in values], pyarrow.string())
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _schema_of_all(schemas: Sequence[Any]) -> Any:
+    """Every column of any, of a type that holds what all have there: text, if no other does."""
+    import pyarrow
+
+    fields: dict[str, Any] = {}
+    for field in (field for schema in schemas for field in schema):
+        known = fields.get(field.name, field)
+        try:
+            pair = [pyarrow.schema([known]), pyarrow.schema([field])]
+            fields[field.name] = pyarrow.unify_schemas(pair, promote_options="permissive").field(0)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+            fields[field.name] = pyarrow.field(field.name, pyarrow.string())
+    return pyarrow.schema([field.remove_metadata() for field in fields.values()])
+
+
+def _as_field(table: Any, field: Any) -> Any:
+    """A column of the table as the field has it, empty where the table has none."""
+    import pyarrow
+
+    if field.name not in table.column_names:
+        return pyarrow.nulls(len(table), field.type)
+    column = table.column(field.name)
+    if column.type == field.type:
+        return column
+    values = column.to_pylist()
+    if pyarrow.types.is_string(field.type):
+        values = [_as_text(value) for value in values]
+    return pyarrow.array(values, field.type)
 
 
 FORMATS: dict[str, Callable[[], Format]] = {"txt": Text, "jsonl": JsonLines, "parquet": Parquet}
@@ -91,7 +137,12 @@ def write_set_aside(outcomes: Sequence[Outcome], path: Path) -> None:
     """Where each record stands, why it has no answer, and what it says. Raises OSError."""
     write_json_lines(
         (
-            {"where": one.where, "reason": one.reason, "message": one.message, **one.fields}
+            {
+                "where": one.where,
+                "reason": one.reason,
+                "message": one.message,
+                "record": one.fields,
+            }
             for one in outcomes
             if isinstance(one, SetAside)
         ),
@@ -117,6 +168,13 @@ def made_whole(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, name: str) -> None:
+    """What killed runs have left there of files of this name, or "*" of any."""
+    wanted = name if name == "*" else glob.escape(name)
+    for path in folder.glob(f".{wanted}.{'[0-9a-f]' * 32}"):
+        path.unlink(missing_ok=True)
 
 
 def _concatenate(parts: Iterable[Path], path: Path) -> None:

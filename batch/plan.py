@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batch.images import digest
 from batch.inputs import Input
 from batch.ledger import Ledger
 from batch.outputs import FORMATS, Format
@@ -63,6 +64,7 @@ class Plan:
 
 
 def _identity(path: Path) -> list[str | int]:
+    if path.is_dir():
+        return [str(path), digest(path)]
     found = path.stat()
-    # What is in a folder of images may be touched without any of its files being another.
-    return [path.name] if path.is_dir() else [path.name, found.st_size, found.st_mtime_ns]
+    return [path.name, found.st_size, found.st_mtime_ns]

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from batch.lines import text_record
 from batch.records import Record, SetAside
@@ -23,7 +25,7 @@ class TableShard:
 
     def read(self) -> Iterator[Record | SetAside]:
         """Row by row. Raises OSError and ValueError for a file that is no Parquet."""
-        table = parquet().ParquetFile(self.path).read_row_group(self.group)
+        table = _row_group(self.path, self.path.stat().st_mtime_ns, self.group)
         rows = table.slice(self.begin, self.num_records)
         for number, fields in enumerate(rows.to_pylist(), self.first_row):
             where = f"{self.path.name}:{number}"
@@ -56,6 +58,12 @@ def table_shards(path: Path, max_records: int, *, field: str, images: bool) -> I
             count = min(max_records, num_rows - begin)
             yield TableShard(path, group, begin, first_row, count, field, images)
             first_row += count
+
+
+@lru_cache(maxsize=1)
+def _row_group(path: Path, mtime_ns: int, group: int) -> Any:
+    """Read whole: kept for the next shard, which is most often of the same group."""
+    return parquet().ParquetFile(path).read_row_group(group)
 
 
 def parquet() -> ModuleType:

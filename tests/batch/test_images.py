@@ -1,12 +1,14 @@
 """Data sets of images, with the default model: folders, archives, JSON lines, Parquet."""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from batch.cli import OK, USAGE, main
+from batch.cli import FAILED, OK, USAGE, main
+from batch.ledger import Ledger
 from tests.server_process import ROOT
 
 PICTURES = sorted((ROOT / "examples").glob("*.jpg"))
@@ -95,8 +97,59 @@ def test_a_broken_picture_is_set_aside_and_disturbs_no_other(
 
     assert [one["labels"] for one in found] == expected
     [aside] = (tmp_path / "out.jsonl.set-aside.jsonl").read_text().splitlines()
-    assert json.loads(aside)["image"] == "0-broken.jpg"
+    assert json.loads(aside)["record"] == {"image": "0-broken.jpg"}
     assert json.loads(aside)["reason"] == "INVALID_IMAGE"
+
+
+def test_a_folder_that_has_changed_since_it_was_begun_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Regression: its shards were others then, so pictures were lost and doubled."""
+    (tmp_path / "in").mkdir()
+    for path in PICTURES:
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(Ledger, "join", _raise_os_error)
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out.jsonl"), MODELS, "--shard-records=2"]
+    assert main(arguments) == FAILED
+    monkeypatch.undo()
+
+    (tmp_path / "in" / "0.jpg").write_bytes(PICTURES[0].read_bytes())
+    assert main(arguments) == USAGE
+
+    assert "was begun with input" in capsys.readouterr().err
+    (tmp_path / "in" / "0.jpg").unlink()
+    assert len(classified(tmp_path / "in", tmp_path / "out.jsonl")) == len(PICTURES)
+
+
+def _raise_os_error(*given: object) -> None:
+    raise OSError("no space left on device")
+
+
+def test_a_folder_of_images_and_texts_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "logo.jpg").write_bytes(PICTURES[0].read_bytes())
+    (tmp_path / "in" / "._logo.jpg").write_bytes(b"what a file system notes")
+    (tmp_path / "in" / "page.txt").write_text("A dog.")
+
+    assert main([str(tmp_path / "in"), str(tmp_path / "out.jsonl"), MODELS]) == USAGE
+
+    assert "has images, text, expected files of one kind" in capsys.readouterr().err
+    found = classified(tmp_path / "in", tmp_path / "out.jsonl", "--input-format=images")
+    assert [one["image"] for one in found] == ["logo.jpg"]
+
+
+def test_names_that_are_no_utf8_are_shown_as_far_as_they_can_be(tmp_path: Path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "in").mkdir()
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (tmp_path / "in" / name).write_bytes(PICTURES[0].read_bytes())
+
+    output = tmp_path / "out.parquet"
+    assert main([str(tmp_path / "in"), str(output), MODELS]) == OK
+
+    assert parquet.read_table(output).to_pydict()["image"] == ["caf\\xe9.jpg"]
 
 
 def test_a_compressed_archive_is_refused_by_name(

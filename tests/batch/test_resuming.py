@@ -1,5 +1,6 @@
 """A run that is killed goes on where it was: nothing is lost, nothing is done twice."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from batch.cli import OK, USAGE, main
+from batch.cli import FAILED, OK, USAGE, main
+from batch.ledger import Ledger
+from batch.outputs import JsonLines
+from batch.records import Answered, SetAside
 from tests.server_process import ROOT
 
 TEXTS = (ROOT / "bench" / "sentences.txt").read_text().splitlines()
@@ -65,6 +69,56 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(source: Path, tmp_pat
     whole[first] = "kept"
     assert output.read_text().splitlines() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt", "whole.txt"]
+
+
+def test_a_run_that_is_killed_while_it_clears_up_keeps_what_it_has_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Regression: the next run took a part for done whose set-aside file was gone."""
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("\n".join(["A dog.", "dog " * 30_000, "A cat."]))
+    clear = Ledger.clear
+
+    def be_killed(self: Ledger) -> None:
+        for path in self.folder.glob("*.set-aside.jsonl"):
+            path.unlink()
+        raise OSError("killed")
+
+    monkeypatch.setattr(Ledger, "clear", be_killed)
+    assert main([str(source), str(output), *FLAGS]) == FAILED
+    aside = output.with_name("out.txt.set-aside.jsonl").read_text()
+    monkeypatch.setattr(Ledger, "clear", clear)
+    assert main([str(source), str(output), *FLAGS]) == OK
+
+    assert json.loads(aside)["reason"] == "TEXT_TOO_LONG"
+    assert output.with_name("out.txt.set-aside.jsonl").read_text() == aside
+    assert len(output.read_text().splitlines()) == 3
+    assert not output.with_name("out.txt.parts").exists()
+
+
+def test_what_killed_runs_have_left_unfinished_is_removed(source: Path, tmp_path: Path):
+    kill_after_parts(source, tmp_path / "out.txt", 1)
+    left = [
+        tmp_path / "out.txt.parts" / f".part-000007.txt.{'0' * 32}",
+        tmp_path / f".out.txt.{'f' * 32}",
+    ]
+    for path in left:
+        path.write_text("half")
+
+    assert main([str(source), str(tmp_path / "out.txt"), *FLAGS]) == OK
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
+
+
+def test_a_shard_that_is_done_again_leaves_nothing_of_its_first_try(tmp_path: Path):
+    ledger = Ledger(tmp_path, JsonLines())
+    aside = SetAside("in.jsonl:1", "INTERNAL", "internal error", {"text": "A dog."})
+    ledger.keep(0, [aside])
+    assert ledger.num_set_aside([0]) == 1
+
+    ledger.keep(0, [Answered({"text": "A dog.", "translation": "Ein Hund."}, "Ein Hund.")])
+
+    assert ledger.num_set_aside([0]) == 0
 
 
 def test_parts_of_other_options_are_not_mixed(

@@ -82,6 +82,69 @@ def test_parquet_in_and_out(tmp_path: Path, expected: list[str]):
     assert found == {**table, "translation": expected}
 
 
+def test_parquet_has_every_field_of_every_line(tmp_path: Path, expected: list[str]):
+    """Regression: a part had the columns of its first line alone."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    lines: list[dict[str, Any]] = [{"text": text} for text in TEXTS]
+    lines[1]["id"] = 7
+    lines[2]["id"] = "eight"
+    lines[20]["id"] = 9.5  # another part
+    lines[40]["tags"] = {"of": ["dogs"]}
+    lines[59]["tags"] = {"of": ["cats"], "and": 1}
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    assert batch(tmp_path / "in.jsonl", tmp_path / "out.parquet") == OK
+
+    found = parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert found["text"] == TEXTS
+    assert found["translation"] == expected
+    assert {n: one for n, one in enumerate(found["id"]) if one is not None} == {
+        **{1: "7", 2: "eight", 20: "9.5"},
+    }
+    assert found["tags"][40]["of"] == ["dogs"]
+    assert found["tags"][59] == {"of": ["cats"], "and": 1}
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out.jsonl", "out.parquet"])
+def test_of_nothing_comes_nothing(tmp_path: Path, name: str):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / "in.txt").write_text("")
+
+    assert batch(tmp_path / "in.txt", tmp_path / name) == OK
+
+    if name.endswith("parquet"):
+        assert pytest.importorskip("pyarrow.parquet").read_table(tmp_path / name).num_rows == 0
+    else:
+        assert (tmp_path / name).read_text() == ""
+
+
+def test_a_field_of_the_name_of_the_answer_is_kept_beside_it(tmp_path: Path, expected: list[str]):
+    line = {"text": TEXTS[0], "translation": "of somebody else", "reason": "mine"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line) + '\n{"text": 7, "reason": "mine"}\n')
+
+    assert batch(tmp_path / "in.jsonl", tmp_path / "out.jsonl") == OK
+
+    [found] = json_lines(tmp_path / "out.jsonl")
+    assert found == {
+        **{"text": TEXTS[0], "reason": "mine"},
+        **{"input_translation": "of somebody else", "translation": expected[0]},
+    }
+    [aside] = json_lines(tmp_path / "out.jsonl.set-aside.jsonl")
+    assert aside["reason"] == "NO_TEXT"
+    assert aside["record"] == {"text": 7, "reason": "mine"}
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_byte_order_mark_is_none_of_the_text(tmp_path: Path, expected: list[str], kind: str):
+    text = TEXTS[0] if kind == "txt" else json.dumps({"text": TEXTS[0]})
+    (tmp_path / f"in.{kind}").write_text(text, "utf-8-sig")
+
+    assert batch(tmp_path / f"in.{kind}", tmp_path / "out.txt") == OK
+
+    assert (tmp_path / "out.txt").read_text().splitlines() == expected[:1]
+
+
 def test_the_files_of_a_folder_are_one_data_set(tmp_path: Path, expected: list[str]):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "b.txt").write_text("\n".join(TEXTS[20:]))
@@ -108,6 +171,7 @@ def test_lines_that_cannot_be_translated_are_set_aside_with_their_reasons(tmp_pa
     bad = {
         b'{"text": "ab': "INVALID_JSON",
         b'["A dog."]': "INVALID_JSON",
+        b"[" * 100_000: "INVALID_JSON",
         b'{"en": "A dog."}': "NO_TEXT",
         b'{"text": 7}': "NO_TEXT",
         b'{"text": "A \xff dog."}': "INVALID_UTF8",
