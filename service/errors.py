@@ -20,7 +20,8 @@ AttendantError
 ├── Unavailable               UNAVAILABLE          UNAVAILABLE
 │   ├── Starting                                   STARTING
 │   ├── Draining                                   DRAINING
-│   └── ModelUnavailable                           MODEL_UNAVAILABLE
+│   ├── ModelUnavailable                           MODEL_UNAVAILABLE
+│   └── NoMemory                                   NO_MEMORY
 └── InternalError             INTERNAL             INTERNAL
 BundleError                   never reaches a caller
 """
@@ -179,6 +180,12 @@ class ModelUnavailable(Unavailable):
     """The model exists but cannot serve: it is loading or has failed."""
 
     reason = "MODEL_UNAVAILABLE"
+
+
+class NoMemory(Unavailable):
+    """Memory lacks now, even for this text or image alone."""
+
+    reason = "NO_MEMORY"
 
 
 class InternalError(AttendantError):

@@ -32,14 +32,21 @@ _REMEDIES = {
 
 
 def explain(request_id: str, paths: Iterable[str]) -> int:
-    """Print what is known of the request -> the exit status: 0 if there is anything."""
-    found = [line for line in _lines(paths) if line.get("request_id") == request_id]
+    """Print what is known of the request -> the exit status.
+
+    0 if there is anything, 1 if not, 2 where a file cannot be read.
+    """
+    try:
+        found = [line for line in _lines(paths) if line.get("request_id") == request_id]
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     for line in found:
         print("\n".join(_describe(line)))
     if not found:
         print(
             f"no line of request {request_id}: is the log one of --log-format json? "
-            "Refused calls are in it with --log-level debug alone",
+            "Calls refused at the door are in it with --log-level debug alone",
             file=sys.stderr,
         )
     return 0 if found else 1
@@ -67,7 +74,8 @@ def _objects(file: TextIO) -> Iterator[dict[str, Any]]:
 
 def _describe(line: dict[str, Any]) -> Iterator[str]:
     trace = f", trace {line['trace_id']}" if "trace_id" in line else ""
-    yield f"{line['time']} {line['level']} {line['message']}{trace}"
+    said = " ".join(str(line[name]) for name in ("time", "level", "message") if name in line)
+    yield f"{said}{trace}"
     if "traceback" in line:
         yield line["traceback"]
     if "call" in line:

@@ -3,11 +3,13 @@
 That is harmless where running it again writes the same to the same places, as a decode step does at
 each row's own length, encoding in the rows of each sequence, and a classifier in its answers. A
 failure that is nobody's, the loss of a device, is told from the others by what runtimes say of it.
-Knows neither rows, nor images, nor models.
+Who finds no memory even alone is no culprit: it runs again, a moment later. Knows neither rows, nor
+images, nor models.
 """
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -18,6 +20,9 @@ Member = TypeVar("Member")
 _NO_MEMORY = re.compile(
     r"failed to allocate|bad_alloc|out of memory|alloc(ation)?_failed", re.IGNORECASE
 )
+
+# Before a lone run that found no memory is tried again; others who had it may have given it back.
+MEMORY_PAUSES_SECONDS = (0.01, 0.05, 0.25)
 
 # What ONNX Runtime's CUDA provider says: the library, its code, and what that means, before where.
 _DEVICE_FAILURE = re.compile(r"\b(CU[A-Z]+(?:_FE)?) failure (\d+): ([^;\n]*)")
@@ -33,7 +38,8 @@ class DeviceLost(RuntimeError):
 class Failures(Generic[Member]):
     """Who failed even alone, and every error on the way: none where all went well at once."""
 
-    members: list[Member] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)  # that make a run fail
+    starved: list[Member] = field(default_factory=list)  # for which alone there was no memory
     errors: list[Exception] = field(default_factory=list)
 
     @property
@@ -47,10 +53,11 @@ def run_by_halves(
 ) -> Failures[Member]:
     """Run for all members, and where that fails for each half.
 
-    One culprit among R costs 2 log2(R) runs more, R culprits 2 R. Raises DeviceLost.
+    One culprit among R costs 2 log2(R) runs more, R culprits 2 R. For all who find no memory alone
+    it waits MEMORY_PAUSES_SECONDS at most, once. Raises DeviceLost.
     """
     failures: Failures[Member] = Failures()
-    _run(run, members, failures)
+    _run(run, members, failures, iter(MEMORY_PAUSES_SECONDS))
     return failures
 
 
@@ -58,18 +65,24 @@ def _run(
     run: Callable[[SequenceOf[Member]], object],
     members: SequenceOf[Member],
     failures: Failures[Member],
+    pauses: Iterator[float],
 ) -> None:
     try:
         run(members)
     except Exception as error:
         raise_if_device_lost(error)
         failures.errors.append(error)
-        if len(members) == 1:
+        if len(members) > 1:
+            middle = len(members) // 2
+            _run(run, members[:middle], failures, pauses)
+            _run(run, members[middle:], failures, pauses)
+        elif not is_out_of_memory(error):
             failures.members += members
-            return
-        middle = len(members) // 2
-        _run(run, members[:middle], failures)
-        _run(run, members[middle:], failures)
+        elif (seconds := next(pauses, None)) is not None:
+            time.sleep(seconds)
+            _run(run, members, failures, pauses)
+        else:
+            failures.starved += members
 
 
 def is_out_of_memory(error: BaseException) -> bool:

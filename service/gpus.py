@@ -4,7 +4,6 @@ Of the whole machine: NVML knows nothing of CUDA_VISIBLE_DEVICES.
 """
 
 import logging
-from contextlib import suppress
 from typing import Any, Self
 
 from service.metrics import Metrics
@@ -38,12 +37,19 @@ class Gpus:
             return None
 
     def observe(self) -> None:
-        """Set the gauges to what is so now; what a GPU does not tell is left as it was."""
+        """Set the gauges to what is so now; there are none of what a GPU does not tell any more."""
         for number, device in enumerate(self._devices):
-            with suppress(self._library.NVMLError):
+            used, total = self._metrics.gpu_memory_used_bytes, self._metrics.gpu_memory_total_bytes
+            try:
                 memory = self._library.nvmlDeviceGetMemoryInfo(device)
-                self._metrics.gpu_memory_used_bytes.labels(number).set(memory.used)
-                self._metrics.gpu_memory_total_bytes.labels(number).set(memory.total)
-            with suppress(self._library.NVMLError):
+                used.labels(number).set(memory.used)
+                total.labels(number).set(memory.total)
+            except self._library.NVMLError:
+                used.remove(number)
+                total.remove(number)
+            utilization = self._metrics.gpu_utilization_ratio
+            try:
                 percent = self._library.nvmlDeviceGetUtilizationRates(device).gpu
-                self._metrics.gpu_utilization_ratio.labels(number).set(percent / 100)
+                utilization.labels(number).set(percent / 100)
+            except self._library.NVMLError:
+                utilization.remove(number)

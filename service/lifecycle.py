@@ -27,11 +27,15 @@ class Lifecycle:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def check(self) -> None:
+        """Raises Draining if no new call may begin."""
+        if self.phase is Phase.DRAINING:
+            raise Draining("the server is shutting down")
+
     @contextmanager
     def call(self) -> Iterator[None]:
         """Around one call, in a task of its own. Raises Draining if it comes or takes too late."""
-        if self.phase is Phase.DRAINING:
-            raise Draining("the server is shutting down")
+        self.check()
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)

@@ -13,6 +13,7 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Any, Literal
 
 from service.timeline import Timeline
@@ -65,6 +66,11 @@ def request_id_or_new(given: str | None) -> str:
     return uuid.uuid4().hex
 
 
+def _moment(seconds: float) -> str:
+    """RFC 3339, in local time, to the millisecond."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, *, contents: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
@@ -85,7 +91,7 @@ class _PlainFormatter(_Formatter):
 class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "time": _moment(record.created),
             "level": record.levelname,
             "logger": record.name,
             "request_id": current_request_id.get(),

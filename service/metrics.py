@@ -165,7 +165,7 @@ class Metrics:
     )
     requests_rejected: Counter = counter(
         "attendant_requests_rejected_total",
-        "Calls refused at the door, by why.",
+        "Calls refused at the door, or given up when it was too late to begin, by why.",
         _MODEL,
         Label("reason", "", ("QUEUE_FULL", "CALLER_QUEUE_FULL", "DEADLINE_UNREACHABLE")),
         example="sum by (model, reason) (rate(attendant_requests_rejected_total[5m]))",

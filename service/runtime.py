@@ -4,7 +4,6 @@ Knows files and tensors, no task. Every session of the server is opened here.
 """
 
 import ctypes
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -75,13 +74,6 @@ def _weights(graph: Path) -> dict[str, bytes]:
 def providers() -> tuple[str, ...]:
     """What this build of ONNX Runtime can compute with, best first."""
     return tuple(onnxruntime.get_available_providers())
-
-
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def choose_device(setting: str) -> Device:

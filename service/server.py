@@ -23,9 +23,11 @@ from service.access import Access
 from service.bundle import Bundle
 from service.certificates import CertificateFiles
 from service.classification.engine import ClassificationEngine
+from service.cores import num_cores
 from service.devices import DEVICES, Devices
 from service.gpus import Gpus
 from service.http.app import HttpApi, HttpServer
+from service.http.bodies import Bodies
 from service.lifecycle import Lifecycle, Phase
 from service.memory import keep_giving_back
 from service.metrics import Metrics
@@ -40,7 +42,7 @@ from service.rpc.open_inference.servicer import OpenInferenceServicer
 from service.rpc.reflection import add_reflection
 from service.rpc.translation import TranslationServicer
 from service.rpc.transport import listen, options_of
-from service.runtime import RUNTIME_VERSION, num_cores, providers
+from service.runtime import RUNTIME_VERSION, providers
 from service.settings import Settings
 from service.tracing import Tracing
 from service.translation.engine import TranslationEngine
@@ -307,8 +309,12 @@ class Server:
             access=self._access,
             tracing=self._tracing,
             open_metrics=self.settings.open_metrics,
+            bodies=Bodies(
+                max_bytes=self.settings.max_message_bytes,
+                max_seconds=self.settings.http_body_seconds,
+            ),
         )
-        application = api.application(max_message_bytes=self.settings.max_message_bytes)
+        application = api.application()
         context = self._certificates.http_context() if self._certificates is not None else None
         self._http = await HttpServer.start(
             application, self.settings.host, self.http_port, context=context

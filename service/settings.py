@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="largest request or response, gRPC and HTTP"
     )
+    http_body_seconds: float = Field(
+        60.0, gt=0, description="how long the body of an HTTP request may take to come"
+    )
     tls_certificate: Path | None = Field(
         None,
         description="PEM file of the server's certificate and those up to its authority; with it "

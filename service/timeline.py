@@ -32,6 +32,11 @@ class Timeline:
     stages: list[Stage] = field(default_factory=list)
     facts: dict[str, Fact] = field(default_factory=dict)
 
+    @property
+    def was_let_in(self) -> bool:
+        """Whether the call was in a queue: what it waited for there is worth a line."""
+        return "predicted_ms" in self.facts
+
     def add(self, name: str, begun: float, ended: float) -> None:
         """A stage, by time.monotonic()."""
         self.stages.append(Stage(name, begun, max(begun, ended)))

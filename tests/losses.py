@@ -21,10 +21,11 @@ LOSSES = {
     ),
 }
 
+NO_MEMORY = "Failed to allocate memory for requested buffer of size 1024"
 NO_LOSSES = (
     f"CUDA failure 2: out of memory {WHERE}",
     f"CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED {WHERE}",
     f"CUDA failure 900: operation not permitted when stream is capturing {WHERE}",
-    "Failed to allocate memory for requested buffer of size 1024",
+    NO_MEMORY,
     "Non-zero status code returned while running Gather node: indices element out of bounds",
 )

@@ -13,8 +13,8 @@ import numpy as np
 
 from bench.contenders.protocol import serve, timed
 from service.bundle import Bundle
+from service.cores import num_cores
 from service.metrics import Metrics
-from service.runtime import num_cores
 from service.settings import Settings
 from service.translation.measures import TranslationMeasures
 from service.translation.options import DecodingOptions, EarlyStopping

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InternalError
+from service.errors import AttendantError, InternalError, NoMemory
 from service.faults import Failures, run_by_halves
 from service.runtime import Device
 
@@ -44,10 +44,10 @@ class Classifier:
         self._moving = threading.Lock()
         self._use(placement)
 
-    def run(self, images: Sequence[Pixels], alone: bool) -> list[Logits | InternalError]:
+    def run(self, images: Sequence[Pixels], alone: bool) -> list[Logits | AttendantError]:
         """Each image's logits (N,), or its error. Raises DeviceLost."""
         runner = self._runner
-        results: list[Logits | InternalError] = [InternalError() for _ in images]
+        results: list[Logits | AttendantError] = [InternalError() for _ in images]
 
         def run(indices: Sequence[int]) -> None:
             logits = runner.run([images[index] for index in indices], alone)
@@ -55,6 +55,8 @@ class Classifier:
                 results[index] = row
 
         failures = run_by_halves(run, range(len(images)))
+        for index in failures.starved:
+            results[index] = NoMemory("the server has no memory for this image now")
         self._learn(failures, len(images), runner.max_batch)
         return results
 
@@ -81,7 +83,7 @@ class Classifier:
         if failures.errors:
             logger.error(
                 "a run of %d images failed, again by halves for %d of them",
-                *(num_images, len(failures.members)),
+                *(num_images, len(failures.members) + len(failures.starved)),
                 exc_info=failures.errors[-1],
             )
         if failures.lack_memory:

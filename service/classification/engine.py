@@ -23,6 +23,7 @@ from service.classification.classifier import BatchRunner, Classifier, Placement
 from service.classification.image import Preprocessor
 from service.classification.runner import Batching, ClassifierRunner
 from service.classification.turns import Turns
+from service.cores import num_cores
 from service.devices import DEVICES, Devices
 from service.errors import (
     AttendantError,
@@ -31,12 +32,13 @@ from service.errors import (
     InvalidImage,
     InvalidOption,
     ModelUnavailable,
+    NoMemory,
     ResourceExhausted,
 )
 from service.faults import DeviceLost
 from service.metrics import Metrics
 from service.rate import WorkRate
-from service.runtime import Device, num_cores
+from service.runtime import Device
 from service.settings import Settings
 from service.timeline import Timeline, current_timeline
 from service.waiting import Backlog, Place
@@ -261,7 +263,7 @@ class ClassificationEngine:
         admitted = monotonic()
         try:
             answer, preprocess_seconds, ready_at = await self._logits(content, place)
-        except (InvalidImage, InternalError) as error:
+        except (InvalidImage, InternalError, NoMemory) as error:
             return _Classified(ClassificationResult(error))
         ended = monotonic()
         seconds = ended - admitted
@@ -306,7 +308,10 @@ class ClassificationEngine:
 
     def _timed_preprocess(self, content: bytes) -> tuple[NDArray[np.float32], float]:
         started = monotonic()
-        pixels = self._preprocess(content)
+        try:
+            pixels = self._preprocess(content)
+        except MemoryError as error:
+            raise NoMemory("the server has no memory to decode this image now") from error
         seconds = monotonic() - started
         self._metrics.preprocess_seconds.labels(self.model_name).observe(seconds)
         return pixels, seconds
@@ -322,7 +327,7 @@ class ClassificationEngine:
 
     def _run(
         self, images: Sequence[NDArray[np.float32]], alone: bool
-    ) -> Sequence[NDArray[np.float32] | InternalError]:
+    ) -> Sequence[NDArray[np.float32] | AttendantError]:
         """On the batcher's threads. Raises ModelUnavailable and Draining after a GPU's loss."""
         try:
             return self._run_here(images, alone)
@@ -337,7 +342,7 @@ class ClassificationEngine:
 
     def _run_here(
         self, images: Sequence[NDArray[np.float32]], alone: bool
-    ) -> Sequence[NDArray[np.float32] | InternalError]:
+    ) -> Sequence[NDArray[np.float32] | AttendantError]:
         started = monotonic()
         results = self._classifier.run(images, alone)
         self._batcher.max_size = self._classifier.max_batch

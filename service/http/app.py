@@ -24,10 +24,10 @@ from service.errors import (
     InternalError,
     InvalidArgument,
     InvalidOption,
-    MessageTooLarge,
     Unauthenticated,
     UndecodableMessage,
 )
+from service.http.bodies import Bodies
 from service.http.errors import error_response, response_of_http_exception
 from service.lifecycle import Lifecycle, Phase
 from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
@@ -45,6 +45,9 @@ Request = TypeVar("Request", bound=Message)
 # Longer JSON is parsed in a thread: this takes about 1 ms of the event loop.
 INLINE_BYTES = 32 * 1024
 
+# The code, nginx's, of calls whose callers left before they were answered; nobody is sent it.
+_HUNG_UP = 499
+
 # For probes, which have neither tokens nor certificates.
 _OPEN_PATHS = ("/healthz", "/readyz")
 
@@ -61,12 +64,11 @@ class HttpApi:
     access: Access
     tracing: Tracing
     open_metrics: bool
+    bodies: Bodies
 
-    def application(self, *, max_message_bytes: int) -> web.Application:
+    def application(self) -> web.Application:
         """The aiohttp application, all routes in it."""
-        application = web.Application(
-            client_max_size=max_message_bytes, middlewares=[self._around_call]
-        )
+        application = web.Application(middlewares=[self._around_call])
         application.add_routes(
             [
                 web.get("/metrics", self._serve_metrics),
@@ -92,18 +94,24 @@ class HttpApi:
         return web.json_response({"status": status}, status=503)
 
     async def _serve_translate(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
         with self.lifecycle.call():
-            message = await _parse(request, await _body(request), TranslateRequest())
+            message = await _parse(request, body, TranslateRequest())
             return _json_response(await self.translate(message))
 
     async def _serve_classify(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
         with self.lifecycle.call():
-            body = await _body(request)
             if _is_json(request, body):
                 message = await _parse(request, body, ClassifyRequest())
             else:
                 message = _classify_request(request, body)
             return _json_response(await self.classify(message))
+
+    async def _body(self, request: web.Request) -> bytes:
+        """No call yet: while it comes, nobody waits for it at the end."""
+        self.lifecycle.check()
+        return await self.bodies.read(request)
 
     @web.middleware
     async def _around_call(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -112,13 +120,16 @@ class HttpApi:
         current_request_id.set(request_id)
         timeline = begin_timeline()
         span = self._begin_span(request, timeline)
-        response = await self._answer(request, handler)
-        response.headers[REQUEST_ID_HEADER] = request_id
-        self.metrics.http_requests.labels(_route(request), response.status).inc()
-        if request.content.exception() is not None:
-            await _hang_up(request, response)
-        self._account(request, response, timeline, span)
-        return response
+        status = _HUNG_UP
+        try:
+            response = await self._answer(request, handler)
+            status = response.status
+            response.headers[REQUEST_ID_HEADER] = request_id
+            if request.content.exception() is not None:
+                await _hang_up(request, response)
+            return response
+        finally:
+            self._account(request, status, timeline, span)
 
     def _begin_span(self, request: web.Request, timeline: Timeline) -> Span:
         """Nobody wants to see that of a probe or a scrape."""
@@ -130,12 +141,13 @@ class HttpApi:
     def _account(
         self,
         request: web.Request,
-        response: web.StreamResponse,
+        status: int,
         timeline: Timeline,
         span: Span,
     ) -> None:
         timeline.end()
-        method, route, status = request.method, _route(request), response.status
+        method, route = request.method, _route(request)
+        self.metrics.http_requests.labels(route, status).inc()
         timeline.facts |= {"method": f"{method} {route}", "status": str(status)}
         attributes: dict[str, Fact] = {
             "http.request.method": method,
@@ -233,18 +245,6 @@ async def _hang_up(request: web.Request, response: web.StreamResponse) -> None:
     await response.prepare(request)
     await response.write_eof()
     request.protocol.force_close()
-
-
-async def _body(request: web.Request) -> bytes:
-    limit = request.client_max_size
-    if request.content_length is not None and request.content_length > limit:
-        raise MessageTooLarge(f"the body has {request.content_length} bytes, the limit is {limit}")
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise MessageTooLarge(f"the body has more bytes than the limit of {limit}") from error
-    except web.RequestPayloadError as error:
-        raise UndecodableMessage("the body is not encoded as its headers say") from error
 
 
 def _is_json(request: web.Request, body: bytes) -> bool:

@@ -242,7 +242,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics.calls_handled.labels(*method.labels, code).inc()
         self._metrics.call_seconds.labels(*method.labels).observe(seconds)
         # Refusals are counted, not logged one by one: that would make an overload worse.
-        is_news = method.is_own and code != ResourceExhausted.status
+        is_refused = code == ResourceExhausted.status and not timeline.was_let_in
+        is_news = method.is_own and not is_refused
         level = logging.INFO if is_news else logging.DEBUG
         logger.log(
             level,

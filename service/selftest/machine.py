@@ -4,8 +4,9 @@ import platform
 from functools import cache
 from pathlib import Path
 
+from service.cores import num_cores
 from service.golden import Origin
-from service.runtime import RUNTIME_VERSION, has_int8_dot_product, num_cores
+from service.runtime import RUNTIME_VERSION, has_int8_dot_product
 
 # The instruction sets that ONNX Runtime has kernels of its own for.
 _PRODUCT_FLAGS = (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from service.cores import num_cores
 from service.errors import InvalidOption
-from service.runtime import num_cores
 from service.translation.caches import CacheSizes
 
 if TYPE_CHECKING:

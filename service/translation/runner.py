@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, TranslationCard
-from service.runtime import Device, num_cores
+from service.cores import num_cores
+from service.runtime import Device
 from service.settings import Settings
 from service.translation.caches import CAPACITY_STEP, CachePool, CacheSizes, round_up
 from service.translation.device_runner import DeviceRunner, open_device_runner

@@ -14,7 +14,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from service.errors import InternalError
+from service.errors import AttendantError, InternalError, NoMemory
 from service.faults import DeviceLost, Failures, raise_if_device_lost, run_by_halves
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
@@ -245,9 +245,11 @@ class DecodeWorker:
         paddings: list[int] = []
         failures = run_by_halves(lambda some: paddings.append(self._runner.admit(some)), joining)
         _log("an encoder run", failures, len(joining))
+        self._learn_of_memory(failures)
+        self._starve(failures.starved, results)
         self._fail(failures.members, results)
         encode_seconds = time.monotonic() - begun
-        encoded = [sequence for sequence in joining if sequence.error is None]
+        encoded = [sequence for sequence in joining if sequence.rows]
         for sequence in encoded:
             sequence.encode_seconds = encode_seconds
         if encoded:
@@ -328,14 +330,33 @@ class DecodeWorker:
 
         failures = run_by_halves(step, range(table.num_rows))
         _log("a decode step", failures, table.num_rows)
-        if failures.lack_memory:
-            self._row_budget = max(1, table.num_rows // 2)
-            logger.warning("no memory for %d rows; %d from now", table.num_rows, self._row_budget)
-        owners = {
-            id(owner): owner for row in failures.members if (owner := table.owners[row]) is not None
-        }
-        self._fail(list(owners.values()), results)
+        self._learn_of_memory(failures)
+        failed = self._owners(failures.members)
+        starved = [one for one in self._owners(failures.starved) if one not in failed]
+        self._starve(starved, results)
+        self._fail(failed, results)
         return logits[-1] if self._running else None
+
+    def _owners(self, rows: SequenceOf[int]) -> list[Sequence]:
+        """Whose rows these are, each once."""
+        owners = (self._runner.table.owners[row] for row in rows)
+        return list(dict.fromkeys(owner for owner in owners if owner is not None))
+
+    def _learn_of_memory(self, failures: Failures[Any]) -> None:
+        if failures.lack_memory:
+            num_rows = self._num_rows
+            self._row_budget = max(1, num_rows // 2)
+            logger.warning("no memory for %d rows; %d from now", num_rows, self._row_budget)
+
+    def _starve(self, sequences: list[Sequence], results: StepResults) -> None:
+        """There was no memory for these, each alone in a run.
+
+        They wait until there are fewer beside them, and end with an error where nobody is.
+        """
+        if len(self._running) > 1:
+            self._set_back(sequences, "memory")
+        else:
+            self._fail(sequences, results, NoMemory("the server has no memory for this text now"))
 
     def _retire(self, done: list[Sequence], results: StepResults) -> None:
         if not done:
@@ -366,14 +387,19 @@ class DecodeWorker:
             self._release(cancelled)
             results.finished += cancelled
 
-    def _fail(self, sequences: list[Sequence], results: StepResults) -> None:
-        """A bug or a broken device: these sequences end with an error, and their rows are free."""
+    def _fail(
+        self,
+        sequences: list[Sequence],
+        results: StepResults,
+        error: AttendantError | None = None,
+    ) -> None:
+        """These sequences end with an error, if none is given a bug's, and their rows are free."""
         if not sequences:
             return
         self._measures.failed(sequences, self._runner.table)
         self._release(sequences)
         for sequence in sequences:
-            sequence.error = InternalError()
+            sequence.error = error or InternalError()
         results.finished += sequences
 
     def _release(self, sequences: list[Sequence]) -> None:
@@ -387,7 +413,7 @@ class DecodeWorker:
 def _log(what: str, failures: Failures[Any], count: int) -> None:
     """One line, with one traceback, however many runs it took."""
     if failures.errors:
-        num_failed = len(failures.members)
+        num_failed = len(failures.members) + len(failures.starved)
         logger.error(
             "%s of %d failed, again by halves for %d of them",
             what,

@@ -47,6 +47,7 @@ class FakeTranslator:
         self.options: list[DecodingOptions] = []
         self.directions: list[Direction | None] = []
         self.segmentations: list[Segmentation | None] = []
+        self.deadlines: list[float | None] = []
         self._running = metrics.sequences_running.labels(self.model_name)
 
     def start(self, on_change: Callable[[], None] = lambda: None) -> None:
@@ -68,6 +69,7 @@ class FakeTranslator:
         self.options.append(options)
         self.directions.append(direction)
         self.segmentations.append(segmentation)
+        self.deadlines.append(deadline_seconds)
         self._running.inc()
         try:
             for text in contents:

@@ -263,6 +263,40 @@ async def test_slow_single_calls_do_not_refuse_a_large_one(tmp_path: Path) -> No
     await serving.stop()
 
 
+async def test_images_that_came_seldom_teach_no_low_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = await engine(write_classifier(tmp_path), Metrics.create())
+    now = 0.0
+    monkeypatch.setattr("service.rate.monotonic", lambda: now)
+    for _ in range(5):  # nobody else there
+        now += 100.0
+        await serving.classify([image_file()])
+    assert len((await serving.classify([image_file()], deadline_seconds=30.0)).results) == 1
+    await serving.stop()
+
+
+async def test_an_image_that_takes_long_itself_is_no_work_for_a_short_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However fast others are done meanwhile."""
+    serving = await engine(write_classifier(tmp_path), Metrics.create())
+    now, preprocess = 0.0, serving._preprocess
+
+    def slow(content: bytes) -> Any:
+        nonlocal now
+        now += 50.0
+        return preprocess(content)
+
+    monkeypatch.setattr("service.classification.engine.monotonic", lambda: now)
+    monkeypatch.setattr(serving, "_preprocess", slow)
+    await serving.classify([image_file()])
+    serving._admission.rate.suppose(1000.0)  # all cores at once
+    with pytest.raises(DeadlineUnreachable, match=r"would take 50\.\d+ s, 0\.000 of them waiting"):
+        await serving.classify([image_file()], deadline_seconds=40.0)
+    await serving.stop()
+
+
 async def test_images_of_bulk_calls_give_way(tmp_path: Path) -> None:
     runner: list[FaultyRunner] = []
 

@@ -13,18 +13,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service import faults
 from service.bundle import Bundle
 from service.classification.engine import Classification, ClassificationEngine
 from service.devices import Devices
-from service.errors import BundleError, Draining, InternalError, ModelUnavailable, Overloaded
+from service.errors import (
+    BundleError,
+    Draining,
+    InternalError,
+    ModelUnavailable,
+    NoMemory,
+    Overloaded,
+)
 from service.metrics import Metrics
 from service.settings import Settings
-from tests.losses import ILLEGAL_ACCESS, LOSSES
+from tests.losses import ILLEGAL_ACCESS, LOSSES, NO_MEMORY
 from tests.service.conftest import LABELS, image_file, total, write_classifier
 from tests.service.faulty import FaultyRunner
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
-NO_MEMORY = "Failed to allocate memory for requested buffer of size 1024"
 
 
 class Rig:
@@ -94,6 +101,40 @@ async def test_where_memory_lacks_batches_are_halved_and_grow_by_one_a_run(tmp_p
     runner.batches.clear()
     assert None not in labels(await rig.engine.classify(colours(64)))
     assert runner.batches == [8, 9, 10, 11, 12, 13, 1]
+    await rig.engine.stop()
+
+
+async def test_an_image_that_memory_lacks_for_alone_may_be_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "MEMORY_PAUSES_SECONDS", (0.0, 0.0))
+    rig = Rig(write_classifier(tmp_path))
+    (runner,) = rig.runners
+    runner.fault = blames(NO_MEMORY, is_blue)
+    found = await rig.engine.classify(colours(4))
+    assert labels(found) == ["red", "green", "", "red"]
+    assert isinstance(found.results[2].error, NoMemory)
+    num_lean = len(runner.batches)
+    runner.fault = lambda images: NO_MEMORY if len(runner.batches) < num_lean + 2 else None
+    assert labels(await rig.engine.classify(colours(1))) == ["red"]
+    await rig.engine.stop()
+
+
+async def test_an_image_that_memory_lacks_for_to_decode_it_may_be_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(write_classifier(tmp_path))
+    preprocess, blue = rig.engine._preprocess, image_file(COLOURS[2])
+
+    def lean(content: bytes) -> NDArray[np.float32]:
+        if content == blue:
+            raise MemoryError
+        return preprocess(content)
+
+    monkeypatch.setattr(rig.engine, "_preprocess", lean)
+    found = await rig.engine.classify(colours(4))
+    assert labels(found) == ["red", "green", "", "red"]
+    assert isinstance(found.results[2].error, NoMemory)
     await rig.engine.stop()
 
 

@@ -99,6 +99,14 @@ def test_the_longest_stage_is_named_with_what_helps(tmp_path: Path) -> None:
     assert f"|{' ' * 38}{'#' * 10}|" in out
 
 
+def test_lines_of_others_and_files_that_are_not_there_are_no_bugs(tmp_path: Path) -> None:
+    foreign = {"ts": 1, "request_id": "a", "message": "by a proxy"}
+    (tmp_path / "log").write_text(json.dumps(foreign))
+    assert explain("a", str(tmp_path / "log")).stdout == "by a proxy\n"
+    ran = explain("a", str(tmp_path / "none"))
+    assert (ran.returncode, ran.stderr) == (2, f"{tmp_path / 'none'}: No such file or directory\n")
+
+
 def test_an_id_that_no_line_has_is_an_error(log: Path) -> None:
     ran = explain("by-nobody", str(log))
     assert (ran.returncode, ran.stdout) == (1, "")

@@ -1,9 +1,12 @@
 """Who made it fail, and whether it was the device."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from service import faults
 from service.devices import QUEUE_SHARE_AFTER_LOSS, Devices
-from service.faults import DeviceLost, raise_if_device_lost, run_by_halves
+from service.faults import MEMORY_PAUSES_SECONDS, DeviceLost, raise_if_device_lost, run_by_halves
 from service.settings import Settings
 from tests.losses import ILLEGAL_ACCESS, LOSSES, NO_LOSSES
 
@@ -34,6 +37,48 @@ def test_nobody_is_blamed_for_a_lost_device() -> None:
     with pytest.raises(DeviceLost):
         run_by_halves(run, range(8))  # type: ignore[arg-type]
     assert sizes == [8]
+
+
+def test_who_finds_no_memory_alone_is_told_from_who_makes_it_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(faults, "MEMORY_PAUSES_SECONDS", (0.0, 0.0))
+    done: list[int] = []
+
+    def run(members: Sequence[int]) -> None:
+        if 5 in members:
+            raise RuntimeError("this one cannot be run")
+        if 2 in members or 3 in members:
+            raise MemoryError
+        done.extend(members)
+
+    failures = run_by_halves(run, range(8))
+    assert (failures.members, failures.starved) == ([5], [2, 3])
+    assert failures.lack_memory
+    assert done == [0, 1, 4, 6, 7]
+
+
+def test_who_finds_no_memory_alone_is_run_again_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For all together as often as for one: a batch that starves does not wait for each."""
+    pauses: list[float] = []
+    monkeypatch.setattr(faults.time, "sleep", pauses.append)
+    runs: list[int] = []
+
+    def run(members: Sequence[int]) -> None:
+        runs.append(len(members))
+        if len(pauses) < 2:
+            raise MemoryError
+
+    failures = run_by_halves(run, range(4))
+    assert not failures.starved
+    assert failures.lack_memory
+    assert runs == [4, 2, 1, 1, 1, 1, 2]
+    pauses.clear()
+    monkeypatch.setattr(faults.time, "sleep", lambda seconds: None)
+    assert run_by_halves(run, range(4)).starved == [0, 1, 2, 3]
+    assert len(runs) == 7 + 7 + len(MEMORY_PAUSES_SECONDS)
 
 
 def test_who_watches_hears_of_a_loss_once_and_models_go_to_the_cpu() -> None:

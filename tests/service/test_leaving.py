@@ -4,9 +4,12 @@ Before each step a model that copies its source, on scripted logits, can be held
 """
 
 import asyncio
+import json
+import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import grpc.aio
 import pytest
 
 from attendant.v1 import common_pb2, translation_pb2, translation_pb2_grpc
+from service.admission import Admission, Admitted
 from service.bundle import Bundle
 from service.server import Server
 from service.settings import Settings
@@ -173,3 +177,57 @@ async def test_who_leaves_frees_rows_within_a_step_and_places_at_once(
         assert rig.reading("sequences_finished_total", reason=reason) == 2
         assert rig.reading("wasted_tokens_total", reason=reason) == BEAM_SIZE
         rig.assert_at_rest()
+
+
+async def test_who_hangs_up_http_frees_rows_within_a_step_and_places_at_once(
+    tmp_path: Path,
+) -> None:
+    body = json.dumps({"contents": ["A dog runs."], "options": {"beam_size": BEAM_SIZE}}).encode()
+    head = f"POST /v1/translate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    writers: list[asyncio.StreamWriter] = []
+
+    async def ask(server: Server) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        writer.write(head.encode() + body)
+        writers.append(writer)
+
+    async with serving(tmp_path) as (rig, server):
+        gate = Gate(rig.runner)
+        await ask(server)
+        await gate.wait()
+        await ask(server)
+        await until(lambda: rig.reading("requests_waiting") == 1)
+        for writer in writers:
+            writer.transport.abort()
+        await until(lambda: rig.reading("requests_waiting") == 0)  # while the step is held
+        gate.open()
+        await until(lambda: rig.reading("rows_running") == 0)
+        assert rig.runner.num_steps == 1
+        assert rig.reading("sequences_finished_total", reason="cancelled") == 2
+        rig.assert_at_rest()
+        labels = {"route": "/v1/translate", "code": "499"}
+        name = "attendant_http_requests_total"
+        await until(lambda: server.metrics.registry.get_sample_value(name, labels) == 2)
+
+
+async def test_a_call_that_waited_and_is_given_up_has_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it was passed over as if it had been refused at the door."""
+    caplog.set_level(logging.INFO)
+    consider = Admission.consider
+
+    def consider_impatiently(*given: Any) -> Admitted:
+        admitted = consider(*given)
+        return replace(admitted, last_moment=min(admitted.last_moment, admitted.at + 0.1))
+
+    monkeypatch.setattr(Admission, "consider", consider_impatiently)
+    async with serving(tmp_path) as (rig, server), calling(server) as caller:
+        gate = Gate(rig.runner)
+        caller.call(streamed=False, timeout=None)
+        await gate.wait()
+        caller.call(streamed=False, timeout=60.0)
+        assert await caller.calls[1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await until(lambda: "Translate RESOURCE_EXHAUSTED in " in caplog.text)
+        gate.open()
+        assert await caller.calls[0].code() is grpc.StatusCode.OK

@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from service.classification.engine import ClassificationEngine
 from service.errors import InternalError
 from service.lifecycle import Phase
 from service.rpc.open_inference import grpc_predict_v2_pb2 as inference
@@ -24,13 +25,16 @@ Parameter = inference.InferParameter
 RED, GREEN = image_file((255, 0, 0)), image_file((0, 255, 0))
 
 
-async def call(channel: grpc.aio.Channel, name: str, request: Any = None) -> Any:
+async def call(
+    channel: grpc.aio.Channel, name: str, request: Any = None, timeout: float | None = None
+) -> Any:
     method: Any = channel.unary_unary(
         f"/{SERVICE.full_name}/{name}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=getattr(inference, f"{name}Response").FromString,
     )
-    return await method(getattr(inference, f"{name}Request")() if request is None else request)
+    message = getattr(inference, f"{name}Request")() if request is None else request
+    return await method(message, timeout=timeout)
 
 
 def tensor(name: str, elements: list[bytes], **fields: Any) -> Any:
@@ -361,6 +365,26 @@ async def test_a_deadline_cancels_the_work(
         await method(typed("WAIT"), timeout=0.2)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.wait_for(fakes["en-de"].left.wait(), 10)
+
+
+async def test_work_is_admitted_by_the_deadline_of_its_call(
+    channel: grpc.aio.Channel, fakes: dict[str, FakeTranslator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float | None] = []
+    classify = ClassificationEngine.classify
+
+    async def spy(*given: Any, deadline_seconds: float | None, **named: Any) -> Any:
+        found.append(deadline_seconds)
+        return await classify(*given, deadline_seconds=deadline_seconds, **named)
+
+    monkeypatch.setattr(ClassificationEngine, "classify", spy)
+    for request in (typed("x"), images(RED)):
+        await call(channel, "ModelInfer", request, timeout=100.0)
+        await call(channel, "ModelInfer", request)
+    for timed, untimed in (found, fakes["en-de"].deadlines):
+        assert timed is not None
+        assert 50.0 < timed < 150.0  # gRPC rounds it
+        assert untimed is None
 
 
 async def test_calls_are_counted(server: Server, channel: grpc.aio.Channel) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from service.callers import Priority
 from service.classification.turns import Turns
-from service.waiting import ANYWHERE
+from service.waiting import ANYWHERE, Place
 
 TIMEOUT_SECONDS = 10
 
@@ -46,6 +47,27 @@ async def test_a_turn_that_was_given_to_a_leaver_is_passed_on() -> None:
         await asyncio.gather(leaver, return_exceptions=True)
         assert leaver.cancelled()
         await _take(turns)
+
+
+async def test_who_has_least_time_goes_first_and_bulk_last() -> None:
+    turns = Turns(1)
+    ended: list[str] = []
+
+    async def take(name: str, place: Place) -> None:
+        async with turns.turn(place):
+            ended.append(name)
+
+    places = {
+        "bulk": Place(1.0, Priority.BULK),
+        "patient": Place(9.0),
+        "urgent": Place(2.0),
+    }
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with turns.turn(ANYWHERE):
+            waiting = [asyncio.create_task(take(*one)) for one in places.items()]
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+    assert ended == ["urgent", "patient", "bulk"]
 
 
 async def _take(turns: Turns) -> None:

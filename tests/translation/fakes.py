@@ -18,6 +18,7 @@ from service.translation.scheduler import Scheduler
 from service.translation.selection import Floats, Ints, log_sum_exp
 from service.translation.sequence import Sequence
 from service.translation.worker import DecodeWorker, StepResults, StepRunner
+from tests.losses import NO_MEMORY
 
 MODEL = "fake/1"
 EOS = 2
@@ -71,6 +72,7 @@ class FakeRunner:
         self.rows_in_memory = max_rows
         self.dying_steps: set[int] = set()  # before which the worker's thread dies
         self.failing_sources: set[tuple[int, ...]] = set()  # to encode
+        self.starving: set[tuple[int, ...]] = set()  # with which no others fit into the memory
         self.poison: set[tuple[int, ...]] = set()  # sources whose rows no step can be run with
         self.loss = ""  # what every use of a lost device says
         self.lost_at_step = 0
@@ -97,6 +99,8 @@ class FakeRunner:
             source = tuple(sequence.source_ids.tolist())
             if source in self.failing_sources:
                 raise RuntimeError("this source cannot be encoded")
+            if source in self.starving:
+                self._lack(source)
             for row in sequence.rows:
                 self._sources[row] = source
                 self._targets[row] = -1
@@ -111,7 +115,9 @@ class FakeRunner:
         num_rows = self.table.num_rows
         rows = rows or range(num_rows)
         if len(rows) > self.rows_in_memory:
-            raise RuntimeError("Failed to allocate memory for requested buffer of size 1024")
+            raise RuntimeError(NO_MEMORY)
+        for source in self.starving & {self._sources[row] for row in rows}:
+            self._lack(source)
         if self.poison & {self._sources[row] for row in rows}:
             raise RuntimeError("this row cannot be decoded")
         for row in rows:
@@ -119,6 +125,11 @@ class FakeRunner:
             self._step_logits = np.resize(self._step_logits, (self.table.capacity, len(logits)))
             self._step_logits[row] = logits
         return self._step_logits[:num_rows]
+
+    def _lack(self, source: tuple[int, ...]) -> None:
+        sources = {tuple(one.source_ids.tolist()) for one in self.table.owners if one is not None}
+        if sources != {source}:
+            raise RuntimeError(NO_MEMORY)
 
     def _use_device(self) -> None:
         if self.lost_at_step and self.num_steps >= self.lost_at_step:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.errors import InternalError
+from service import faults
+from service.errors import InternalError, NoMemory
 from service.translation.options import FinishReason
 from service.translation.processors import TokenRules
 from service.translation.sequence import Sequence
@@ -135,6 +136,52 @@ def test_who_finds_no_memory_runs_fewer_rows_and_nobody_fails(beam_size: int) ->
     rows_at_steps.clear()
     bench.run(*[one for _ in range(4) for one in three(1)])
     assert max(rows_at_steps) == 12  # the memory is there again
+
+
+@pytest.mark.parametrize("num_turns", [0, 1, 4], ids=["encoder", "first step", "later step"])
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_who_finds_no_memory_beside_others_waits_until_they_have_left(
+    beam_size: int, num_turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "MEMORY_PAUSES_SECONDS", ())
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    sequences = three(beam_size)
+    bench.add(*sequences)
+    for _ in range(num_turns):
+        bench.turn()
+    runner.starving = {tuple(sequences[0].source_ids.tolist())}
+    bench.run()
+    assert [outcome(one) for one in sequences] == [alone(one) for one in sequences]
+    assert_at_rest(bench, runner)
+    assert reading(bench.metrics, "attendant_sequences_finished_total", reason="error") == 0
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize("where", ["encoder", "step"])
+def test_who_finds_no_memory_though_nobody_else_runs_may_come_again(
+    beam_size: int, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "MEMORY_PAUSES_SECONDS", ())
+    runner = FakeRunner(SCRIPT)
+    if where == "step":
+        runner.rows_in_memory = 0
+    else:
+        monkeypatch.setattr(runner, "admit", _raise_memory_error)
+    bench = Bench(runner)
+    sequences = three(beam_size)
+    bench.run(*sequences)
+    assert [type(one.error) for one in sequences] == [NoMemory] * 3
+    assert_at_rest(bench, runner)
+    monkeypatch.undo()
+    runner.rows_in_memory = 64
+    again = three(beam_size)
+    bench.run(*again)
+    assert [outcome(one) for one in again] == [alone(one) for one in again]
+
+
+def _raise_memory_error(sequences: object) -> int:
+    raise MemoryError
 
 
 def test_a_thread_that_dies_answers_those_who_join_and_those_who_had_failed() -> None:
