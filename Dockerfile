@@ -3,6 +3,7 @@
 #
 #   docker build --build-arg DEVICE=cpu --tag attendant .        DEVICE: cpu or cuda
 #                --build-arg MODELS=none                         MODELS: default, or none: mount /models
+#                --build-arg EXTRAS=otel,batch                   EXTRAS: of pyproject.toml, or empty
 #
 # Any base with Python 3.11 or newer and its venv will do. Where packages do not come from PyPI, the
 # secret `pip` is a pip.conf, and the secret `ca` the authorities that it may name as
@@ -12,6 +13,8 @@ ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS packages
 ARG DEVICE=cpu
+# Spans by default; batch is Parquet, which takes 150 MB.
+ARG EXTRAS=otel
 WORKDIR /build
 # The environment that is kept has no pip: another one installs into it.
 RUN python3 -m venv /installer && python3 -m venv --without-pip /opt/attendant/.venv
@@ -21,7 +24,7 @@ RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
     case "$DEVICE" in cpu) extra=cpu ;; cuda) extra=gpu ;; \
         *) echo "DEVICE is cpu or cuda" >&2; exit 1 ;; esac \
     && PIP_CONFIG_FILE=/run/secrets/pip /installer/bin/pip --python /opt/attendant/.venv/bin/python \
-        install --no-cache-dir --constraint constraints.txt ".[$extra]"
+        install --no-cache-dir --constraint constraints.txt ".[$extra${EXTRAS:+,$EXTRAS}]"
 COPY LICENSE /opt/attendant/
 COPY bin/attendant-server bin/attendant-batch /opt/attendant/bin/
 COPY service /opt/attendant/service

@@ -13,14 +13,6 @@ import yaml
 Manifest = dict[str, Any]
 
 FEATURES = {"apiVersion", "kind", "labels", "resources", "images", "patches"}
-# Where a label that is included in selectors goes, besides the metadata, if the kind has it.
-SELECTORS = {
-    "Deployment": ("spec", "selector", "matchLabels"),
-    "Service": ("spec", "selector"),
-    "PodDisruptionBudget": ("spec", "selector", "matchLabels"),
-    "NetworkPolicy": ("spec", "podSelector", "matchLabels"),
-    "ServiceMonitor": ("spec", "selector", "matchLabels"),
-}
 
 
 def render(folder: Path) -> list[Manifest]:
@@ -30,7 +22,9 @@ def render(folder: Path) -> list[Manifest]:
         raise ValueError(f"{folder}: kustomize features not understood: {sorted(unknown)}")
     manifests = [each for name in chosen["resources"] for each in _resource(folder / name)]
     for label in chosen.get("labels", []):
-        _add_labels(manifests, label["pairs"], in_selectors=label["includeSelectors"])
+        if label["includeSelectors"]:
+            raise ValueError(f"{folder}: kustomize features not understood: includeSelectors")
+        _add_labels(manifests, label["pairs"], in_templates=label["includeTemplates"])
     for patch in chosen.get("patches", []):
         _apply(manifests, yaml.safe_load((folder / patch["path"]).read_text()))
     for image in chosen.get("images", []):
@@ -44,12 +38,10 @@ def _resource(path: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(path.read_text()))
 
 
-def _add_labels(manifests: list[Manifest], pairs: dict[str, str], *, in_selectors: bool) -> None:
+def _add_labels(manifests: list[Manifest], pairs: dict[str, str], *, in_templates: bool) -> None:
     for manifest in manifests:
-        places = [("metadata", "labels")]
-        if in_selectors and manifest["kind"] in SELECTORS:
-            places.append(SELECTORS[manifest["kind"]])
-        if in_selectors and manifest["kind"] == "Deployment":
+        places: list[tuple[str, ...]] = [("metadata", "labels")]
+        if in_templates and manifest["kind"] == "Deployment":
             places.append(("spec", "template", "metadata", "labels"))
         for place in places:
             found = manifest

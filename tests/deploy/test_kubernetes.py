@@ -89,6 +89,10 @@ def test_a_feature_of_kustomize_that_is_not_rendered_is_refused(tmp_path: Path) 
 
     with pytest.raises(ValueError, match="namePrefix"):
         render(tmp_path)
+    pairs = "{ pairs: { app: x }, includeSelectors: true, includeTemplates: true }"
+    (tmp_path / "kustomization.yaml").write_text(f"resources: []\nlabels: [{pairs}]\n")
+    with pytest.raises(ValueError, match="includeSelectors"):
+        render(tmp_path)
 
 
 def test_pods_end_after_the_drain(pod: dict[str, Any], container: dict[str, Any]) -> None:
@@ -104,7 +108,11 @@ def test_a_pod_stays_in_the_service_no_longer_than_it_takes_calls(
     settings = settings_from(of_container(container))
     probe = container["readinessProbe"]
 
+    seconds = (probe["periodSeconds"] + probe["timeoutSeconds"]) * probe["failureThreshold"]
+    assert probe["failureThreshold"] > 1, "one late answer would be an outage"
+    # A pod that leaves says so at once: only one that does not answer is waited for.
     assert probe["periodSeconds"] * probe["failureThreshold"] < settings.drain_pause_seconds
+    assert seconds < settings.drain_pause_seconds + settings.drain_seconds
 
 
 def test_the_environment_is_made_of_settings(overlay: str, container: dict[str, Any]) -> None:
@@ -152,6 +160,9 @@ def test_what_selects_pods_selects_these(manifests: Manifests, pod: dict[str, An
     assert all(selector and selector.items() <= labels for selector in selectors)
     wanted = manifests["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items()
     assert wanted <= manifests["Service"]["metadata"]["labels"].items()
+    # Its callers are other pods than these.
+    [callers, _] = manifests["NetworkPolicy"]["spec"]["ingress"]
+    assert callers["from"] == [{"podSelector": {"matchLabels": {"attendant-caller": "true"}}}]
     target = manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == (
         "Deployment",
@@ -178,7 +189,7 @@ def test_the_autoscaler_s_metric_is_the_server_s_and_the_adapter_offers_it(
     manifests: Manifests,
 ) -> None:
     spec = manifests["HorizontalPodAutoscaler"]["spec"]
-    [metric] = [one["pods"]["metric"]["name"] for one in spec["metrics"]]
+    [metric] = [one["pods"]["metric"]["name"] for one in spec["metrics"] if one["type"] == "Pods"]
     adapter = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())
     families = {family.name for family in Metrics.create().registry.collect()}
 
@@ -187,6 +198,8 @@ def test_the_autoscaler_s_metric_is_the_server_s_and_the_adapter_offers_it(
         metric
     ]
     assert "replicas" not in manifests["Deployment"]["spec"]
+    # The wait of interactive calls says nothing of bulk ones: they take cores.
+    assert {one["type"] for one in spec["metrics"]} == {"Pods", "Resource"}
 
 
 def test_the_rules_are_those_of_prometheus(manifests: Manifests) -> None:

@@ -106,7 +106,9 @@ def test_the_image_has_no_compiler_no_torch_and_no_pip_of_its_own(image: Image) 
     [packages] = (image.root / "opt/attendant/.venv/lib").glob("python3*/site-packages")
 
     assert not programs(image.root) & COMPILERS
-    assert {"onnxruntime", "attendant", "grpc"} <= {path.name for path in packages.iterdir()}
+    assert {"onnxruntime", "attendant", "grpc", "opentelemetry"} <= {
+        path.name for path in packages.iterdir()
+    }
     assert not [
         name for name in ("torch", "pip", "transformers", "onnx") if (packages / name).exists()
     ]
@@ -117,6 +119,14 @@ def test_the_image_has_no_compiler_no_torch_and_no_pip_of_its_own(image: Image) 
         "bin",
         "service",
     }
+
+
+def test_the_image_has_the_command_for_data_sets(image: Image) -> None:
+    process = start(image, ["attendant-batch", "--help"], {})
+    printed, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert "without a server" in printed
 
 
 def test_no_secret_of_the_build_stays_in_the_image(image: Image) -> None:

@@ -43,6 +43,8 @@ def _replica() -> Iterator[Replica]:
     flags = ["--grpc-port=0", "--http-port=0", "--load-models=first-use"]
     # Three on one machine: one thread each.
     flags += ["--decode-workers=1", "--threads-alone=1"]
+    # Balancers hear of a server that leaves at their next look.
+    flags += ["--drain-pause-seconds=3"]
     process = subprocess.Popen(
         [sys.executable, "-m", "service", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )

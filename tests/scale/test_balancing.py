@@ -22,11 +22,16 @@ NUM_CALLS = 1200
 CALLS_BEFORE = NUM_CALLS // 2
 TEXTS = (ROOT / "examples" / "sentences.txt").read_text().splitlines()
 ALONE = RetryPolicy(max_attempts=1)
-# Envoy tries again by itself. HAProxy leaves a call that was cut off to the caller.
-BALANCERS = [
-    pytest.param(envoy, ALONE, id="envoy"),
-    pytest.param(haproxy, RetryPolicy(), id="haproxy"),
+# Envoy tries again by itself. HAProxy leaves a call that was cut off to the caller. A server that
+# is told to end cuts none off.
+ENDS = [
+    pytest.param(envoy, "kill", ALONE, id="envoy-kill"),
+    pytest.param(envoy, "terminate", ALONE, id="envoy-terminate", marks=pytest.mark.slow),
+    pytest.param(haproxy, "kill", RetryPolicy(), id="haproxy-kill"),
+    pytest.param(haproxy, "terminate", ALONE, id="haproxy-terminate", marks=pytest.mark.slow),
 ]
+# Calls that run for longer than balancers take to notice that a server leaves, on each some.
+NUM_LONG_CALLS, LONG_CALL_TEXTS, LONG_CALL_BEAMS = 6, 200, 4
 
 
 @pytest.fixture
@@ -71,20 +76,29 @@ def under_load(address: str, retry: RetryPolicy, in_the_middle: Callable[[], Non
     return answers
 
 
-@pytest.mark.parametrize(("balancer", "retry"), BALANCERS)
-@pytest.mark.parametrize("end", ["kill", pytest.param("terminate", marks=pytest.mark.slow)])
+def call_for_long(address: str, retry: RetryPolicy) -> int:
+    """How many texts of one call are answered, and how long that takes at least."""
+    with Client(address, retry=retry, timeout_seconds=120) as client:
+        found = client.translate(TEXTS[:1] * LONG_CALL_TEXTS, beam_size=LONG_CALL_BEAMS)
+    return sum(one.error is None for one in found)
+
+
+@pytest.mark.parametrize(("balancer", "end", "retry"), ENDS)
 def test_a_server_that_ends_under_load_loses_no_call(
     servers: list[Replica],
     expected: list[str],
     tmp_path: Path,
     balancer: Balancer,
-    retry: RetryPolicy,
     end: str,
+    retry: RetryPolicy,
 ) -> None:
     before: list[int] = []
+    long_calls: list[Future[int]] = []
+    pool = ThreadPoolExecutor(NUM_LONG_CALLS)
 
     def in_the_middle() -> None:
         before.extend(replica.answered() for replica in servers)
+        long_calls.extend(pool.submit(call_for_long, address, retry) for _ in range(NUM_LONG_CALLS))
         getattr(busiest().process, end)()
 
     def busiest() -> Replica:
@@ -92,6 +106,8 @@ def test_a_server_that_ends_under_load_loses_no_call(
 
     with balancer(servers, tmp_path) as address:
         answers = under_load(address, retry, in_the_middle)
+        with pool:
+            assert [one.result() for one in long_calls] == [LONG_CALL_TEXTS] * NUM_LONG_CALLS
 
     assert answers == [expected[number % len(TEXTS)] for number in range(NUM_CALLS)]
     # One call was for warming up. The one that ended had calls to lose, the others went on.
