@@ -73,6 +73,8 @@ class Line:
     client: Cost
     one: float
     two: float
+    server_beside: float  # seconds of a core a sentence, where two replicas run
+    busy: float  # share of both cores meanwhile, callers among it
 
     @property
     def predicted_one(self) -> float:
@@ -91,13 +93,16 @@ class Line:
         cells += [f"{cost * 1e3:.2f}" for cost in (self.client.call, self.client.sentence)]
         for predicted, found in ((self.predicted_one, self.one), (self.predicted_two, self.two)):
             cells += [f"{predicted:,.0f}", f"{found:,.0f}", f"{predicted / found:.2f}"]
+        cells += [f"{self.server_beside / self.server.of_sentence(CHECKED[0]):.2f}"]
+        cells += [f"{self.busy:.0%}"]
         return f"| {self.title} | {' | '.join(cells)} |"
 
 
 HEAD = (
     "| | server: ms a call | ms a sentence | caller: ms a call | ms a sentence | one: predicted "
-    "| measured | ratio | two: predicted | measured | ratio |\n"
-    f"| --- |{' --: |' * 10}\n"
+    "| measured | ratio | two: predicted | measured | ratio "
+    "| a core's time for a sentence, times that of the coefficients | cores busy |\n"
+    f"| --- |{' --: |' * 12}\n"
 )
 
 
@@ -180,7 +185,13 @@ async def _line(
         client=cost("client_cpu_seconds"),
         one=statistics.median(run.units_per_second for run in runs["checked"]),
         two=statistics.median(run.units_per_second for run in runs["two"]),
+        server_beside=_median(runs["two"], "server_cpu_seconds"),
+        busy=statistics.median(map(_busy, runs["two"])),
     )
+
+
+def _busy(run: Run) -> float:
+    return (run.server_cpu_seconds + run.client_cpu_seconds) / (run.seconds * len(CORES))
 
 
 def _stand_on(cores: Sequence[int]) -> None:

@@ -133,7 +133,8 @@ def test_what_a_call_and_a_sentence_cost_is_told_from_calls_of_two_sizes() -> No
 
 
 def test_two_replicas_without_cores_for_their_callers_do_less_than_twice_as_much() -> None:
-    line = Line("", server=Cost(0.008, 0.001), client=Cost(0.008, 0.0), one=400, two=600)
+    costs = {"server": Cost(0.008, 0.001), "client": Cost(0.008, 0.0)}
+    line = Line("", **costs, one=400, two=600, server_beside=0.003, busy=1.0)
 
     assert line.predicted_one == pytest.approx(500)  # calls of 8
     assert line.predicted_two == pytest.approx(2 / 0.003)

@@ -11,9 +11,11 @@ from enum import Enum
 from typing import Any
 
 import grpc.aio
+import numpy as np
 
 from attendant.v1.classification_pb2 import ClassifyRequest, ClassifyResponse, Image
 from attendant.v1.translation_pb2 import StreamTranslateRequest, StreamTranslateResponse
+from bench.pictures import jpeg, waves
 from bench.server import ROOT, RunningServer, running_server
 from bench.torture.calls import (
     CLASSIFY,
@@ -27,9 +29,11 @@ from bench.torture.calls import (
 )
 from bench.torture.lines import Line, Size, at_least, none_of
 from bench.torture.questions import PATIENCE_SECONDS, answer_of, sentences, small_questions, text_of
-from bench.torture.scrape import scrape, until_idle
+from bench.torture.scrape import BUGS, scrape, until_idle
 
 NUM_QUESTIONS = 40  # of each kind
+LARGE_ONE_IN = 300  # calls: a picture that takes long to decode
+LARGE_SIDE = 2500  # pixels
 NUM_CALLERS = 64
 NUM_CONNECTIONS = 8
 LEAVES_WITHIN_SECONDS = 0.1  # about what a call takes among so many
@@ -102,11 +106,10 @@ async def run(size: Size) -> list[Line]:
         gauges = await until_idle(server, IDLE_AFTER_SECONDS)
         rows_after = await _most_rows(server, channels[0], rows_before)
         found = await scrape(server)
-    num_deaths = int(found.total("attendant_decode_thread_deaths_total"))
     return [
         *_lines(seen, num_calls, gauges),
         _rows_line(rows_before, rows_after),
-        Line("decode threads that died", str(num_deaths), "0", num_deaths == 0),
+        none_of(BUGS, found.bugs(), num_calls),
     ]
 
 
@@ -130,9 +133,10 @@ def _rows_line(before: float, after: float) -> Line:
 
 
 def _asks(seed: int) -> list[Ask]:
-    """Translations, streams of the same, and pictures."""
+    """Translations, streams of the same, and pictures; the last of them large."""
     questions = small_questions(NUM_QUESTIONS, seed)
     pictures = [path.read_bytes() for path in sorted((ROOT / "examples").glob("*.jpg"))]
+    pictures.append(jpeg(waves(np.random.default_rng(seed), LARGE_SIDE)))
     streams = [StreamTranslateRequest(request=one.message()) for one in questions]
     classify = [ClassifyRequest(images=[Image(content=one)]) for one in pictures]
     return [
@@ -203,13 +207,13 @@ async def _all_calls(
 ) -> Seen:
     """A third leave, a fifth hurry."""
     rng = random.Random(seed)
-    asks = list(alone)
+    *asks, large = alone
     seen = Seen()
     pending = iter(range(num_calls))
 
     async def caller(channel: grpc.aio.Channel) -> None:
         for _ in pending:
-            ask = rng.choice(asks)
+            ask = rng.choice(asks) if rng.randrange(LARGE_ONE_IN) else large
             fate = rng.choices(list(Fate), weights=[7, 5, 3])[0]
             outcome, messages = await _call(channel, ask, *_times(fate, rng))
             _note(seen, fate, outcome, ask, messages, alone[ask])

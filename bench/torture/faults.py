@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import zip_longest
 from pathlib import Path
 
 from attendant import AsyncClient, NotFound, RetryPolicy
@@ -33,6 +34,8 @@ NUM_QUESTIONS = 40
 NO_RETRIES = RetryPolicy(max_attempts=1)
 MODEL = "captions-en-de"
 INTERNAL = "(INTERNAL)"
+STARVED = "(UNAVAILABLE)"
+MAX_ROUNDS_OF_FAMINE = 20
 
 
 async def run(size: Size) -> list[Line]:
@@ -41,6 +44,7 @@ async def run(size: Size) -> list[Line]:
     return [
         *await _failing_step(),
         *await _no_memory(questions),
+        *await _famine(questions),
         *await _dead_threads(questions),
         *await _unreadable_bundles(questions),
         *await disk.run(questions),
@@ -93,6 +97,28 @@ async def _no_memory(questions: Sequence[Question]) -> list[Line]:
     return [
         none_of("allocations that fail: wrong answers", wrong, len(questions)),
         Line("the same: times that fewer rows ran from then on", str(lean), "at least 1", lean > 0),
+    ]
+
+
+async def _famine(questions: Sequence[Question]) -> list[Line]:
+    """Neither encoder nor steps find any for a while, not even for one sentence."""
+    async with _faulty("famine") as server:
+        alone = await answers_alone(server.target, questions)
+        os.kill(server.pid, signal.SIGUSR1)
+        hungry = told(questions, await ask_all(server.target, questions))
+        for _ in range(MAX_ROUNDS_OF_FAMINE):
+            after = told(questions, await ask_all(server.target, questions))
+            if not wrong_answers(after, alone):
+                break
+    texts = [pair for question, answer in hungry for pair in zip_longest(answer, alone[question])]
+    wrong = [answer for answer, right in texts if answer not in (right, STARVED)]
+    num_starved = sum(answer == STARVED for answer, _ in texts)
+    return [
+        none_of("no allocation succeeds: texts neither right nor UNAVAILABLE", wrong, len(texts)),
+        Line("the same: UNAVAILABLE", str(num_starved), "at least 1", num_starved > 0),
+        none_of(
+            "the same, when there is memory: wrong answers", wrong_answers(after, alone), len(after)
+        ),
     ]
 
 

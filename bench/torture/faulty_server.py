@@ -1,15 +1,17 @@
 """Our server with a fault in the runners of its translation models.
 
-    python -m bench.torture.faulty_server step|memory|death [flags of the server]
+    python -m bench.torture.faulty_server step|memory|famine|death [flags of the server]
 
 `step`: no step can be run with a row of the sentence POISON. `memory`: after SIGUSR1 so many steps
-over more than FEW_ROWS find none. `death`: each SIGUSR1 ends the decode thread that works next.
+over more than FEW_ROWS find none, and so many runs of the encoder over more than one sentence.
+`famine`: none at all for NUM_STARVED of them. `death`: each SIGUSR1 ends the decode thread that
+works next.
 """
 
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from service.bundle import Bundle
 from service.logs import configure_logging
@@ -22,11 +24,14 @@ from service.translation.engine import TranslationEngine
 from service.translation.rows import RowTable
 from service.translation.runner import Room, Runner, Workers, open_runners
 from service.translation.selection import Floats
+from service.translation.sequence import Sequence as DecodedSequence
 from service.translation.tokenizer import Tokenizer
 
 POISON = "A very small penguin is reading a newspaper."
+NO_MEMORY = "Failed to allocate memory for requested buffer of size 1"
 FEW_ROWS = 8
 NUM_LEAN_STEPS = 20
+NUM_STARVED = 400
 
 
 class Fault:
@@ -55,21 +60,35 @@ class FailingStep(Fault):
 
 
 class NoMemory(Fault):
-    """For many rows, for a while, as ONNX Runtime says it."""
+    """For many rows or sentences, for a while, as ONNX Runtime says it."""
+
+    num_rows, num_sentences, num_times = FEW_ROWS, 1, NUM_LEAN_STEPS
 
     def __init__(self) -> None:
-        self._num_left = 0
+        self._steps_left = self._encodings_left = 0
 
     def signalled(self) -> None:
-        self._num_left = NUM_LEAN_STEPS
+        self._steps_left = self._encodings_left = self.num_times
 
     def install(self, runner: Runner, bundle: Bundle) -> None:
-        def check(table: RowTable, rows: range) -> None:
-            if self._num_left and len(rows) > FEW_ROWS:
-                self._num_left -= 1
-                raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
+        def check_step(table: RowTable, rows: range) -> None:
+            if self._steps_left and len(rows) > self.num_rows:
+                self._steps_left -= 1
+                raise RuntimeError(NO_MEMORY)
 
-        _before_each_step(runner, check)
+        def check_encoding(sequences: Sequence[DecodedSequence]) -> None:
+            if self._encodings_left and len(sequences) > self.num_sentences:
+                self._encodings_left -= 1
+                raise RuntimeError(NO_MEMORY)
+
+        _before_each_step(runner, check_step)
+        _before_each_encoding(runner, check_encoding)
+
+
+class Famine(NoMemory):
+    """For nobody, for a while."""
+
+    num_rows, num_sentences, num_times = 0, 0, NUM_STARVED
 
 
 class Death(Fault):
@@ -93,7 +112,12 @@ class Death(Fault):
         runner.room = dying_room  # type: ignore[method-assign]
 
 
-FAULTS: dict[str, Callable[[], Fault]] = {"step": FailingStep, "memory": NoMemory, "death": Death}
+FAULTS: dict[str, Callable[[], Fault]] = {
+    "step": FailingStep,
+    "memory": NoMemory,
+    "famine": Famine,
+    "death": Death,
+}
 
 
 def _before_each_step(runner: Runner, check: Callable[[RowTable, range], None]) -> None:
@@ -104,6 +128,18 @@ def _before_each_step(runner: Runner, check: Callable[[RowTable, range], None]) 
         return step(rows)
 
     runner.step = checked  # type: ignore[method-assign]
+
+
+def _before_each_encoding(
+    runner: Runner, check: Callable[[Sequence[DecodedSequence]], None]
+) -> None:
+    admit = runner.admit
+
+    def checked(sequences: Sequence[DecodedSequence]) -> int:
+        check(sequences)
+        return admit(sequences)
+
+    runner.admit = checked  # type: ignore[method-assign]
 
 
 def faulty_factory(settings: Settings, metrics: Metrics, fault: Fault) -> EngineFactory:

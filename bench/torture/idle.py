@@ -20,7 +20,7 @@ from bench.torture.questions import (
     wrong_answers,
 )
 from bench.torture.rude import crowd
-from bench.torture.scrape import until, until_idle
+from bench.torture.scrape import BUGS, scrape, until, until_idle
 
 NUM_HEALTHY = 4  # callers
 NUM_QUESTIONS = 40
@@ -54,6 +54,7 @@ async def run(size: Size) -> list[Line]:
         limit = before * size.of(1.05, 1.15)
         after = await _settled_mebibytes(server, limit, SETTLE_SECONDS)
         again = await _healthy(server, questions, seconds)
+        found = await scrape(server)
     return [
         Line("idle connections, and rude ones of each kind", f"{num_idle:,} and {num_rude:,}"),
         _p99_line(normal, crowded, size),
@@ -73,6 +74,7 @@ async def run(size: Size) -> list[Line]:
             [name for name, value in gauges.items() if value],
             len(gauges),
         ),
+        none_of(BUGS, found.bugs(), len(crowded) + len(again)),
     ]
 
 

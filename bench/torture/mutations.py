@@ -1,15 +1,17 @@
 """Requests made hostile: values that no field expects, and bytes that are no message any more.
 
-Everything comes from the `random.Random` that is given, so a request can be made again.
+All that is chosen is drawn from Hypothesis, which makes the simplest request of one that fails.
+What is drawn as 0, or as the first of several, is therefore the least hostile.
 """
 
 import math
-import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from hypothesis import strategies as st
 
 LONG_WORD = "x" * 65_536
 SMALL = (0, 1, -1, 2, 7, 255, 256, 1024, 1025)
@@ -29,31 +31,65 @@ LONG_TEXTS_ONE_IN = 1500
 
 OVERWRITES = (b"\xff" * 11, b"\xff\xff\xff\xff\x0f", b"\xed\xa0\x80", b"\x0c", b"\xc0")
 
-Generator = random.Random
+Draw = st.DrawFn
+
+_BYTE = st.integers(0, 255)
+_BIT = st.integers(0, 7)
+_FEW_BYTES = st.binary(min_size=1, max_size=16)
+_MANY_BYTES = st.binary(max_size=200)
+_LUCK = st.integers(0, LONG_TEXTS_ONE_IN - 1)
+_USUAL_TEXTS = st.sampled_from(TEXTS) | st.text(max_size=60)
+_MUTATIONS_OF_FIELDS = st.integers(1, 3)
+_COUNTS = st.sampled_from([65, 1024, 1025])  # more than any limit
+_KINDS = st.integers(0, 7)
+
+Field = FieldDescriptor
+_LIMITS = {
+    Field.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    Field.CPPTYPE_ENUM: (-(2**31), 2**31 - 1),
+    Field.CPPTYPE_UINT32: (0, 2**32 - 1),
+    Field.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    Field.CPPTYPE_UINT64: (0, 2**64 - 1),
+}
 
 
-def hostile_text(rng: Generator) -> str:
+def _integers(smallest: int, largest: int) -> st.SearchStrategy[int]:
+    known = [number for number in (*SMALL, *EXTREME) if smallest <= number <= largest]
+    return st.sampled_from(known) | st.integers(smallest, largest)
+
+
+_VALUES: dict[int, st.SearchStrategy[Any]] = {
+    **{kind: _integers(*limits) for kind, limits in _LIMITS.items()},
+    Field.CPPTYPE_FLOAT: st.sampled_from(FRACTIONS) | st.floats(width=32),
+    Field.CPPTYPE_DOUBLE: st.sampled_from(FRACTIONS) | st.floats(),
+    Field.CPPTYPE_BOOL: st.booleans(),
+}
+
+
+def hostile_text(draw: Draw) -> str:
     """Any of the above, or characters from everywhere."""
-    if not rng.randrange(LONG_TEXTS_ONE_IN):
-        return rng.choice(LONG_TEXTS)
-    if rng.random() < 0.7:
-        return rng.choice(TEXTS)
-    codes = (rng.randrange(0x11_0000) for _ in range(rng.randrange(60)))
-    return "".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000)
+    if draw(_LUCK) == LONG_TEXTS_ONE_IN // 2:  # not at the ends, which are drawn more often
+        return draw(st.sampled_from(LONG_TEXTS))
+    return draw(_USUAL_TEXTS)
 
 
-def mutate_fields(rng: Generator, message: Message, pictures: Sequence[bytes]) -> None:
+def mutate_fields(draw: Draw, message: Message, pictures: Sequence[bytes]) -> None:
     """Set one field to three, of the message or of one inside it, to what is not expected."""
-    for _ in range(rng.randint(1, 3)):
-        field = rng.choice(message.DESCRIPTOR.fields)
+    for _ in range(draw(_MUTATIONS_OF_FIELDS)):
+        field = draw(_fields(message.DESCRIPTOR))
         if _is_map(field):
-            _mutate_map(rng, message, field, pictures)
+            _mutate_map(draw, message, field, pictures)
         elif field.is_repeated:
-            _mutate_repeated(rng, message, field, pictures)
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            mutate_fields(rng, getattr(message, field.name), pictures)
+            _mutate_repeated(draw, message, field, pictures)
+        elif field.type == Field.TYPE_MESSAGE:
+            mutate_fields(draw, getattr(message, field.name), pictures)
         else:
-            setattr(message, field.name, _value(rng, field, pictures))
+            setattr(message, field.name, _value(draw, field, pictures))
+
+
+@cache
+def _fields(descriptor: Descriptor) -> st.SearchStrategy[FieldDescriptor]:
+    return st.sampled_from(list(descriptor.fields))
 
 
 def _is_map(field: FieldDescriptor) -> bool:
@@ -61,112 +97,108 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 
 def _mutate_map(
-    rng: Generator, message: Message, field: FieldDescriptor, pictures: Sequence[bytes]
+    draw: Draw, message: Message, field: FieldDescriptor, pictures: Sequence[bytes]
 ) -> None:
-    value = getattr(message, field.name)[hostile_text(rng)]
+    value = getattr(message, field.name)[hostile_text(draw)]
     if isinstance(value, Message):
-        mutate_fields(rng, value, pictures)
+        mutate_fields(draw, value, pictures)
 
 
 def _mutate_repeated(
-    rng: Generator, message: Message, field: FieldDescriptor, pictures: Sequence[bytes]
+    draw: Draw, message: Message, field: FieldDescriptor, pictures: Sequence[bytes]
 ) -> None:
     """Emptied, one more, or more than any limit."""
     members: Any = getattr(message, field.name)
-    kind = rng.randrange(8)
+    kind = draw(_KINDS)
     if kind == 0:
         del members[:]
-    elif field.type == FieldDescriptor.TYPE_MESSAGE:
+    elif field.type == Field.TYPE_MESSAGE:
         if kind < 4 or not members:
             members.add()
-        mutate_fields(rng, members[rng.randrange(len(members))], pictures)
+        place = draw(st.integers(0, len(members) - 1))
+        mutate_fields(draw, members[place], pictures)
     elif kind == 1:
-        members.extend([type(_value(rng, field, pictures))()] * rng.choice((65, 1024, 1025)))
+        members.extend([type(_value(draw, field, pictures))()] * draw(_COUNTS))
     else:
-        members.append(_value(rng, field, pictures))
+        members.append(_value(draw, field, pictures))
 
 
-def _value(rng: Generator, field: FieldDescriptor, pictures: Sequence[bytes]) -> Any:
-    kind = field.cpp_type
-    if kind == FieldDescriptor.CPPTYPE_STRING:
-        is_bytes = field.type == FieldDescriptor.TYPE_BYTES
-        return hostile_bytes(rng, pictures) if is_bytes else hostile_text(rng)
-    if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
-        return rng.choice(FRACTIONS)
-    if kind == FieldDescriptor.CPPTYPE_BOOL:
-        return rng.random() < 0.5
-    return rng.choice([number for number in (*SMALL, *EXTREME) if _fits(number, kind)])
+def _value(draw: Draw, field: FieldDescriptor, pictures: Sequence[bytes]) -> Any:
+    if field.type == Field.TYPE_BYTES:
+        return hostile_bytes(draw, pictures)
+    if field.type == Field.TYPE_STRING:
+        return hostile_text(draw)
+    return draw(_VALUES[field.cpp_type])
 
 
-def _fits(number: int, kind: int) -> bool:
-    bits = 64 if kind in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64) else 32
-    if kind in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64):
-        return 0 <= number < 2**bits
-    return -(2 ** (bits - 1)) <= number < 2 ** (bits - 1)
-
-
-def hostile_bytes(rng: Generator, pictures: Sequence[bytes]) -> bytes:
+def hostile_bytes(draw: Draw, pictures: Sequence[bytes]) -> bytes:
     """A broken picture, as it is or broken further."""
-    content = rng.choice(pictures)
-    return content if rng.random() < 0.5 else mutate_bytes(rng, content)
+    content = draw(st.sampled_from(pictures))
+    return mutate_bytes(draw, content) if draw(st.booleans()) else content
 
 
-def mutate_bytes(rng: Generator, content: bytes) -> bytes:
+def mutate_bytes(draw: Draw, content: bytes) -> bytes:
     """One to four changes anywhere."""
-    for _ in range(rng.randint(1, 4)):
-        content = rng.choice(BYTE_MUTATIONS)(rng, content)
+    for mutation in draw(_BYTE_MUTATIONS):
+        content = mutation(draw, content)
     return content
 
 
-def _flip(rng: Generator, content: bytes) -> bytes:
+def _flip(draw: Draw, content: bytes) -> bytes:
     if not content:
         return content
-    place = rng.randrange(len(content))
-    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+    place = draw(st.integers(0, len(content) - 1))
+    return content[:place] + bytes([content[place] ^ 1 << draw(_BIT)]) + content[place + 1 :]
 
 
-def _cut(rng: Generator, content: bytes) -> bytes:
-    return content[: rng.randint(0, len(content))]
+def _cut(draw: Draw, content: bytes) -> bytes:
+    return content[: _place(draw, content)]
 
 
-def _insert(rng: Generator, content: bytes) -> bytes:
-    place = rng.randint(0, len(content))
-    return content[:place] + rng.randbytes(rng.randint(1, 16)) + content[place:]
+def _insert(draw: Draw, content: bytes) -> bytes:
+    place = _place(draw, content)
+    return content[:place] + draw(_FEW_BYTES) + content[place:]
 
 
-def _overwrite(rng: Generator, content: bytes) -> bytes:
+def _overwrite(draw: Draw, content: bytes) -> bytes:
     """With a number that never ends, a length of gigabytes, half a character, a group's end."""
-    replacement = rng.choice(OVERWRITES)
-    place = rng.randint(0, len(content))
+    replacement = draw(st.sampled_from(OVERWRITES))
+    place = _place(draw, content)
     return content[:place] + replacement + content[place + len(replacement) :]
 
 
-def _repeat(rng: Generator, content: bytes) -> bytes:
-    begin = rng.randint(0, len(content))
-    return content + content[begin : begin + rng.randint(0, 200)]
+def _repeat(draw: Draw, content: bytes) -> bytes:
+    begin = _place(draw, content)
+    return content + content[begin : begin + draw(_BYTE)]
 
 
-def _replace(rng: Generator, content: bytes) -> bytes:
-    return rng.randbytes(rng.randint(0, 200))
+def _replace(draw: Draw, content: bytes) -> bytes:
+    return draw(_MANY_BYTES)
 
 
-BYTE_MUTATIONS: tuple[Callable[[Generator, bytes], bytes], ...] = (
-    *(_flip, _flip, _flip, _cut, _insert, _overwrite, _repeat, _replace),
-)
+def _place(draw: Draw, content: bytes) -> int:
+    return draw(st.integers(0, len(content)))
+
+
+Mutation = Callable[[Draw, bytes], bytes]
+_ALL: tuple[Mutation, ...] = (_flip, _flip, _flip, _cut, _insert, _overwrite, _repeat, _replace)
+_BYTE_MUTATIONS = st.lists(st.sampled_from(_ALL), min_size=1, max_size=4)
 
 JSON_FRAGMENTS = (
     *(b"null", b"true", b"-1", b"1e999", b"NaN", b'"\\ud800"', b'"\\u0000"', b"[" * 20_000, b"{}"),
     *(b'{"a":' * 500, b"9" * 5_000, b'"contents"', b'"options"', b",", b"\xff\xfe", b"\\"),
 )
+_MARKS = b":,[]{}"
 
 
-def mutate_json(rng: Generator, content: bytes) -> bytes:
+def mutate_json(draw: Draw, content: bytes) -> bytes:
     """A fragment in place of what stands between two marks, or changed bytes."""
-    if rng.random() < 0.4:
-        return mutate_bytes(rng, content)
-    places = [place for place, byte in enumerate(content) if byte in b":,[]{}"]
+    if draw(st.booleans()):
+        return mutate_bytes(draw, content)
+    fragment = draw(st.sampled_from(JSON_FRAGMENTS))
+    places = [place for place, byte in enumerate(content) if byte in _MARKS]
     if not places:
-        return rng.choice(JSON_FRAGMENTS)
-    begin = rng.choice(places) + 1
+        return fragment
+    begin = draw(st.sampled_from(places)) + 1
     end = min([place for place in places if place >= begin], default=len(content))
-    return content[:begin] + rng.choice(JSON_FRAGMENTS) + content[end:]
+    return content[:begin] + fragment + content[end:]

@@ -15,9 +15,9 @@ from bench.load import poisson_arrivals, run_open_loop
 from bench.server import RunningServer, running_server
 from bench.statistics import percentile
 from bench.torture.calls import TRANSLATE, Outcome, call, open_channel, unary
-from bench.torture.lines import Line, Size, at_least, at_most
+from bench.torture.lines import Line, Size, at_least, at_most, none_of
 from bench.torture.questions import PATIENCE_SECONDS, Question, big_questions, sentences
-from bench.torture.scrape import Scrape, scrape
+from bench.torture.scrape import BUGS, Scrape, scrape
 
 NUM_QUESTIONS = 64
 NUM_CALLERS = 16  # of the closed loop that finds the peak
@@ -27,6 +27,8 @@ DEADLINE_SECONDS = 2.0
 SAMPLE_SECONDS = 0.5  # of memory
 SETTLED_AFTER = 0.25  # of the overload: allocators have seen the largest by then
 NUM_PROBES = 20
+HURRIED, SHORTEST_USUAL_SECONDS = 10.0, 0.005
+PROBE_SECONDS = 0.05
 NORMAL = 2.0  # times the usual median
 NORMAL_IN_A_ROW = 3
 MEBIBYTE = 1 << 20
@@ -48,6 +50,7 @@ class Flood:
     seconds: float  # in which calls began
     mebibytes: Sequence[tuple[float, float]]  # seconds since its start, resident memory
     probes: Sequence[Outcome]  # calls of one sentence, before and after
+    usual: float  # seconds that such a call takes with nobody else there
     normal_after: float  # seconds from its end; infinite where it was not again
 
     @property
@@ -81,9 +84,17 @@ async def run(size: Size) -> list[Line]:
         before = await scrape(server)
         flood = await overload(server, requests, peak, size.of(60.0, 10.0), size.seed)
         after = await scrape(server)
+        let_in_after = flood.normal_after + await _seconds_to_let_in(server, flood.usual)
     return [
         *promises(peak, flood, size),
+        at_most(
+            "one alone is let in again with a deadline of ten times the usual after",
+            let_in_after,
+            size.of(2.0, 8.0),
+            "s",
+        ),
         *_counts(flood, before, after),
+        none_of(BUGS, after.bugs(), len(flood.outcomes)),
         await _refusal_cost(requests, size.of(5_000, 1_000)),
     ]
 
@@ -122,6 +133,25 @@ def promises(peak: Peak, flood: Flood, size: Size) -> list[Line]:
             "latency of one alone is normal again after", flood.normal_after, size.of(2.0, 8.0), "s"
         ),
     ]
+
+
+async def _seconds_to_let_in(server: RunningServer, usual: float) -> float:
+    """Until several calls in a row are not refused whose deadline an idle server meets with ease.
+
+    Until then what it learned under load counts. Infinite where they are refused for long.
+    """
+    deadline = HURRIED * max(usual, SHORTEST_USUAL_SECONDS)
+    begun = time.monotonic()
+    num_let_in = 0
+    async with open_channel(server.target) as channel:
+        rpc = unary(channel, TRANSLATE)
+        while (seconds := time.monotonic() - begun) < PATIENCE_SECONDS:
+            one = await call(rpc, _probe(), deadline)
+            num_let_in = 0 if one.code == "RESOURCE_EXHAUSTED" else num_let_in + 1
+            if num_let_in == NORMAL_IN_A_ROW:
+                return seconds
+            await asyncio.sleep(PROBE_SECONDS)
+    return float("inf")
 
 
 async def _refusal_cost(requests: Sequence[bytes], num_calls: int) -> Line:
@@ -236,7 +266,7 @@ async def overload(
     await asyncio.gather(watching, return_exceptions=True)
     for channel in channels:
         await channel.close()
-    return Flood(outcomes, arrivals[-1], samples, [*probes, *more_probes], normal_after)
+    return Flood(outcomes, arrivals[-1], samples, [*probes, *more_probes], usual, normal_after)
 
 
 async def _watch_memory(server: RunningServer, samples: list[tuple[float, float]]) -> None:

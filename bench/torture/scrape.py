@@ -19,6 +19,7 @@ GAUGES = (
     "attendant_rows_running",
 )
 POLL_SECONDS = 0.05
+BUGS = "calls that the server counts as INTERNAL or UNKNOWN, decode threads that died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,17 @@ class Scrape:
     def gauges(self) -> dict[str, float]:
         """What waits and runs."""
         return {name: self.total(name) for name in GAUGES}
+
+    def bugs(self) -> list[str]:
+        """What should be nowhere."""
+        codes = self.by("grpc_server_handled_total", "grpc_code")
+        http = self.by("attendant_http_requests_total", "code")
+        deaths = self.total("attendant_decode_thread_deaths_total")
+        return [
+            *(f"{codes[code]} {code}" for code in ("INTERNAL", "UNKNOWN") if codes[code]),
+            *(f"{http[code]} HTTP {code}" for code in ("500",) if http[code]),
+            *([f"{deaths:g} decode threads that died"] if deaths else []),
+        ]
 
     def _of(self, name: str) -> list[Sample]:
         return [one for one in self.samples if one.name == name]

@@ -24,6 +24,7 @@ from bench.torture.questions import (
     answers_alone,
     small_questions,
 )
+from bench.torture.scrape import BUGS, scrape
 
 LOAD = 0.7  # of the peak
 NUM_QUESTIONS = 200
@@ -64,6 +65,7 @@ async def run(size: Size) -> list[Line]:
         peak = await measure_peak(server, requests, PEAK_SECONDS)
         rate = LOAD * peak.calls_per_second
         soaked = await _soak(server, alone, rate, seconds, size.seed)
+        found = await scrape(server)
     begins = [part * number for number in range(PARTS)]
     p99s = [soaked.p99_milliseconds(begin, begin + part) for begin in begins]
     first, last = p99s[0], p99s[-1]
@@ -73,6 +75,7 @@ async def run(size: Size) -> list[Line]:
     return [
         Line("load", load),
         none_of("calls that failed or were answered otherwise", soaked.failures, num_calls),
+        none_of(BUGS, found.bugs(), num_calls),
         Line(
             "resident memory at the start, at most, at the end",
             f"{memory[0]:.0f}, {max(memory):.0f}, {memory[-1]:.0f} MiB",
