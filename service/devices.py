@@ -5,12 +5,22 @@ Knows neither models nor runtimes' sessions. Safe in any thread.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from service.runtime import Device, choose_device, choose_precision
+from service.errors import BundleError
+from service.runtime import Device, choose_device
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+# What a GPU computes as it should, by task, best first. Attention over caches takes float16 alone
+# there. In another type it is left to the CPU, beside a GPU that has the caches: wrong words came
+# out, without an error.
+GPU_PRECISIONS: Mapping[str, Sequence[str]] = {
+    "translation": ("fp16",),
+    "classification": ("fp16", "fp32"),
+}
+CPU_PRECISIONS = ("int8", "fp32")  # best first; the rest is slower there
 
 # After the loss of a GPU: the share of what a queue took before it that it takes on the CPU.
 QUEUE_SHARE_AFTER_LOSS = 1 / 8
@@ -26,14 +36,22 @@ class Devices:
         self._kept: list[object] = []
         self.loss = ""  # how the GPU was lost; empty: it was not
 
-    def place(self, settings: Settings, precisions: Sequence[str]) -> tuple[Device, str]:
-        """The device and, of those that a bundle ships, the precision. Raises BundleError."""
-        if not self.loss:
-            device = self._choose(settings.device)
-            return device, choose_precision(settings.precision, device, precisions)
-        # Who asked for fp16 asked for it on the GPU.
-        setting = "auto" if settings.precision == "fp16" else settings.precision
-        return "cpu", choose_precision(setting, "cpu", precisions)
+    def place(self, settings: Settings, task: str, precisions: Sequence[str]) -> tuple[Device, str]:
+        """The device and, of those that a bundle for this task ships, the precision.
+
+        What no GPU computes goes to the CPU, unless a GPU was asked for. Raises BundleError.
+        """
+        setting = settings.precision
+        if self.loss:
+            # Who asked for fp16 asked for it on the GPU.
+            setting = "auto" if setting == "fp16" else setting
+        elif self._choose(settings.device) == "cuda":
+            for precision in GPU_PRECISIONS[task]:
+                if precision in precisions and setting in ("auto", precision):
+                    return "cuda", precision
+            if settings.device == "cuda":
+                raise BundleError(_not_for_gpus(setting, task, precisions))
+        return "cpu", choose_precision(setting, precisions)
 
     def trouble(self, settings: Settings) -> str | None:
         """Why models do not run where these settings want them; None where they do."""
@@ -78,3 +96,19 @@ class Devices:
 
 # Of this process.
 DEVICES = Devices()
+
+
+def choose_precision(setting: str, precisions: Sequence[str]) -> str:
+    """The precision to load on a CPU, of those that a bundle ships. Raises BundleError."""
+    for precision in (*CPU_PRECISIONS, *precisions) if setting == "auto" else (setting,):
+        if precision in precisions:
+            return precision
+    raise BundleError(f"expected precision {setting}, found {', '.join(precisions) or 'none'}")
+
+
+def _not_for_gpus(setting: str, task: str, precisions: Sequence[str]) -> str:
+    asked = "" if setting == "auto" else f", asked for {setting}"
+    return (
+        f"device cuda: a GPU computes {task} in {' or '.join(GPU_PRECISIONS[task])}, found "
+        f"{', '.join(precisions) or 'none'}{asked}; without --device cuda it goes to the CPU"
+    )

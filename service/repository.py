@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 
@@ -57,7 +56,7 @@ class ModelRepository:
         default_models: Sequence[str] = (),
         load_models: LoadModels = "start",
         max_bytes: int = 0,
-        choose_precision: Callable[[Sequence[str]], str] = itemgetter(0),
+        choose_precision: Callable[[BundleCard], str] = lambda card: next(iter(card.precisions)),
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
@@ -244,7 +243,7 @@ class ModelRepository:
             raise BundleError(
                 f"expected a bundle named {model.name}, as its folder, found {card.name}"
             )
-        precision = self._choose_precision(tuple(card.precisions))
+        precision = self._choose_precision(card)
         model.num_bytes = precision_bytes(model.folder, card, precision)
         if 0 < self._max_bytes < model.num_bytes:
             raise BundleError(

@@ -4,6 +4,7 @@ Knows files and tensors, no task. Every session of the server is opened here.
 """
 
 import ctypes
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -19,9 +20,6 @@ Device = Literal["cpu", "cuda"]
 RUNTIME_VERSION: str = onnxruntime.__version__
 
 CUDA = "CUDAExecutionProvider"
-
-# The best precision that a bundle may ship, by device.
-PREFERRED_PRECISION: Mapping[Device, str] = {"cpu": "int8", "cuda": "fp16"}
 
 # None is a size that varies.
 Shape = Sequence[int | None]
@@ -89,15 +87,6 @@ def choose_device(setting: str) -> Device:
     return "cpu"
 
 
-def choose_precision(setting: str, device: Device, precisions: Sequence[str]) -> str:
-    """The precision to load, of those that a bundle ships."""
-    wanted = (PREFERRED_PRECISION[device], "fp32", *precisions) if setting == "auto" else (setting,)
-    for precision in wanted:
-        if precision in precisions:
-            return precision
-    raise BundleError(f"expected precision {setting}, found {', '.join(precisions) or 'none'}")
-
-
 def check_tensors(
     session: onnxruntime.InferenceSession,
     *,
@@ -163,6 +152,10 @@ def _providers(device: Device, capture: bool) -> list[str | tuple[str, dict[str,
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
     }
+    # Of the kernels for attention over caches this one is made for many query heads that share a
+    # key head. Measured on an H100, where each has its own: 256 rows of base size took 896 us a
+    # step with it, 586 us with cuDNN's, and 1111 us with flash attention.
+    os.environ.setdefault("ORT_ENABLE_XQA", "0")
     return [(CUDA, cuda), "CPUExecutionProvider"]
 
 

@@ -111,7 +111,7 @@ class Server:
             default_models=settings.default_models,
             load_models=settings.load_models,
             max_bytes=settings.model_memory,
-            choose_precision=lambda precisions: devices.place(settings, precisions)[1],
+            choose_precision=lambda card: devices.place(settings, card.task, [*card.precisions])[1],
             on_change=self._tell_health,
         )
         self._devices = devices

@@ -132,7 +132,10 @@ class Settings(BaseSettings):
         "used model leaves; 0: no limit",
     )
     device: Device = Field("auto", description="auto: a GPU if there is one")
-    precision: Precision = Field("auto", description="auto: int8 on a CPU, fp16 on a GPU, or fp32")
+    precision: Precision = Field(
+        "auto",
+        description="auto: int8 on a CPU, or fp32; fp16 on a GPU, which translates in no other",
+    )
     exit_on_device_loss: bool = Field(
         False, description="when a GPU is lost, end with exit status 75 instead of using the CPU"
     )

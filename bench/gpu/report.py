@@ -168,6 +168,8 @@ def draw(findings: Findings, path: Path) -> None:
     _plot(axes[1], 0, "ViT-B/16", ours)
     _plot(axes[1], 0, "ViT-B/16, HF", peers, style=":")
     for axis, name in zip(axes, ("tokens", "images"), strict=True):
+        if not axis.has_data():
+            continue
         axis.set(xscale="log", yscale="log", xlabel="at a time", ylabel=f"{name} a second")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)

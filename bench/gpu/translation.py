@@ -31,7 +31,7 @@ class Plan:
     beam_sizes: Sequence[int] = (1, 4)
     in_flight: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     compiled_at: Sequence[int] = (64,)  # sequences; compiling takes half a minute each time
-    compile_seconds: float = 150.0  # spent on all of it, at most about
+    compile_seconds: float = 100.0  # spent on all of it, at most about
     num_checked: int = 512
     rounds: int = 3
 

@@ -40,10 +40,7 @@ class TranslationGraphs:
         blocks = self._blocks(graph)
         ids = graph.input("input_ids", "int64", ["B", "S"])
         mask = graph.input("attention_mask", "int64", ["B", "S"])
-        length = graph.node("Squeeze", graph.node("Shape", ids, start=1, end=2))
-        tokens = graph.node("ReduceSum", mask, blocks.integers(1), keepdims=0)  # (B,)
-        lengths = self._lengths(graph, tokens, length)
-        places = graph.node("Range", graph.constant(0, "int64"), length, graph.constant(1, "int64"))
+        places, lengths = self._places_and_lengths(blocks, ids, mask)
         places = Positions(self.config, "encoder").places(graph, ids, places)
         states = self._embed(blocks, ids, places, "encoder")  # (B, S, d_model)
         for index in range(self.config.encoder_layers):
@@ -88,12 +85,20 @@ class TranslationGraphs:
         states = blocks.residual(states, f"{name}.self_attn_residual", attend)
         return self._feed_forward(blocks, states, name)
 
-    def _lengths(self, graph: GraphBuilder, tokens: Value, padded: Value) -> tuple[Value, ...]:
-        """What the encoder's attention is told of the lengths (B,), padded to one."""
+    def _places_and_lengths(
+        self, blocks: Blocks, ids: Value, mask: Value
+    ) -> tuple[Value, tuple[Value, ...]]:
+        """Places of the tokens, (S) or (B, S), and what attention is told of the lengths (B,).
+
+        For a GPU no shape is computed, so that CUDA graphs can capture it all.
+        """
+        graph, one = blocks.graph, blocks.graph.constant(1, "int64")
+        tokens = graph.node("ReduceSum", mask, blocks.integers(1), keepdims=0)  # (B,)
         if self._for_gpu:
-            return (_int32(graph, tokens),)
-        last = graph.node("Sub", tokens, graph.constant(1, "int64"))
-        return (_int32(graph, last), _int32(graph, padded))
+            return graph.node("Sub", graph.node("CumSum", mask, one), one), (_int32(graph, tokens),)
+        padded = graph.node("Squeeze", graph.node("Shape", ids, start=1, end=2))
+        places = graph.node("Range", graph.constant(0, "int64"), padded, one)
+        return places, (_int32(graph, graph.node("Sub", tokens, one)), _int32(graph, padded))
 
     def _attend_both_ways(
         self, graph: GraphBuilder, packed: Value, lengths: tuple[Value, ...]

@@ -134,7 +134,7 @@ class ClassificationEngine:
         self._num_threads = settings.image_threads or num_cores()
         self._preprocess = Preprocessor(card.image, max_pixels=settings.max_image_pixels)
         self._devices = devices
-        self._choose_placement = partial(devices.place, settings, bundle.precisions)
+        self._choose_placement = partial(devices.place, settings, bundle.task, bundle.precisions)
         self._open_runner = partial(open_runner, bundle, size=self._preprocess.size)
         self._classifier = Classifier(self._open, self._choose_placement())
         self._moving: asyncio.Task[None] | None = None

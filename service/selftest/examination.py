@@ -7,10 +7,11 @@ from textwrap import shorten
 from time import perf_counter
 
 from service.bundle import Bundle, Direction
+from service.devices import DEVICES
 from service.errors import AttendantError, BundleError
 from service.golden import Answer, Golden, GoldenImages, GoldenTexts, read_golden
 from service.languages import choose_direction, sample_directions
-from service.runtime import Device, choose_device, choose_precision
+from service.runtime import Device
 from service.selftest.checks import (
     Answers,
     check_agreement,
@@ -45,8 +46,7 @@ class Examination:
             }
         )
         self._speed_seconds = speed_seconds
-        self._device: Device = choose_device(settings.device)
-        self._served = choose_precision(settings.precision, self._device, bundle.precisions)
+        _, self._served = self._place(self._settings)
         self._golden = read_golden(bundle)
         self._samples = _Samples(bundle, self._golden)
         self._answers: dict[str, Answers[Answer]] = {}
@@ -69,6 +69,10 @@ class Examination:
         self._compare_speeds()
         return self._report
 
+    def _place(self, settings: Settings) -> tuple[Device, str]:
+        """Where the model would go, and in which precision. Raises BundleError."""
+        return DEVICES.place(settings, self._bundle.task, self._bundle.precisions)
+
     def _precisions(self) -> list[str]:
         if self._settings.precision != "auto":
             return [self._served]
@@ -76,18 +80,19 @@ class Examination:
 
     async def _check(self, precision: str) -> None:
         begun = perf_counter()
+        settings = self._settings.model_copy(update={"precision": precision})
+        device, _ = self._place(settings)
         with _warnings(self._report.notes):
-            trial = self._samples.trial(self._settings.model_copy(update={"precision": precision}))
+            trial = self._samples.trial(settings)
         self._add(Finding("seconds to open", precision, f"{perf_counter() - begun:.2f}"))
         if trial.degraded is not None:
             self._report.notes.append(f"{precision}: {trial.degraded}")
         async with _serving(trial):
             found = {way: await trial.alone(way) for way in trial.ways}
             self._answers[precision] = found
-            self._add(*self._check_golden(precision, found))
+            self._add(*self._check_golden(precision, device, found))
             together = await trial.together()
-            is_exact = self._device == "cpu"
-            names = self._samples.names
+            names, is_exact = self._samples.names, device == "cpu"
             self._add(check_company(precision, names, found, together, is_exact=is_exact))
             if "fp32" in self._answers:
                 self._add(*check_agreement(precision, self._answers["fp32"], found))
@@ -98,7 +103,9 @@ class Examination:
                 if way == trial.main_way:
                     self._speeds[precision] = speed
 
-    def _check_golden(self, precision: str, found: Answers[Answer]) -> Iterator[Finding]:
+    def _check_golden(
+        self, precision: str, device: Device, found: Answers[Answer]
+    ) -> Iterator[Finding]:
         """Beside the answers of the same precision; of fp32 where these are not in the bundle."""
         if self._golden is None:
             return
@@ -106,7 +113,7 @@ class Examination:
         if (golden := known.get(precision, known.get("fp32"))) is None:
             return
         excuse = None if precision in known else "the golden answers are those of fp32"
-        if excuse is None and self._device != "cpu":
+        if excuse is None and device != "cpu":
             excuse = "a GPU rounds differently"
         elif excuse is None and precision != "fp32" and not self._is_at_home:
             excuse = "they were given by a CPU that computes int8 otherwise"

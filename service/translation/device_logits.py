@@ -69,9 +69,8 @@ class DeviceLogits:
         values, tokens = values[rows], tokens[rows]
         best = values == values.max(axis=1, keepdims=True)
         chosen: Ints = np.where(best, tokens, self.shape[1]).min(axis=1)
-        for place, row in enumerate(rows.tolist()):
-            if row in self._fetched:
-                chosen[place] = self._fetched[row].argmax()
+        for place in self._places_fetched(rows):
+            chosen[place] = self._fetched[int(rows[place])].argmax()
         return chosen
 
     def rows(self, rows: Ints) -> Floats:
@@ -84,12 +83,19 @@ class DeviceLogits:
         _, values, found = self._source.candidates(NUM_LIKELIEST)
         places = found[rows] == tokens[:, None]  # (N, C)
         result: Floats = np.where(places, values[rows], -np.inf).max(axis=1)
-        elsewhere = ~places.any(axis=1) | np.isin(rows, list(self._fetched))
+        elsewhere = ~places.any(axis=1)
+        elsewhere[self._places_fetched(rows)] = True
         if elsewhere.any():
             self._ensure(rows[elsewhere])
             for place in np.flatnonzero(elsewhere).tolist():
                 result[place] = self._fetched[int(rows[place])][tokens[place]]
         return result
+
+    def _places_fetched(self, rows: Ints) -> list[int]:
+        """Where among these rows are those that a search has seen."""
+        if not self._fetched:
+            return []
+        return [place for place, row in enumerate(rows.tolist()) if row in self._fetched]
 
     def _ensure(self, rows: Ints) -> None:
         missing = [row for row in dict.fromkeys(rows.tolist()) if row not in self._fetched]

@@ -99,8 +99,10 @@ class DeviceGraph:
         """Raises BundleError if the file is no graph that this runtime can run."""
         self.path = path
         self._device = device
-        self._bindings: OrderedDict[Hashable, Any] = OrderedDict()
-        self._ids: dict[Hashable, int] = {}
+        # What a run is over, and its options, which know its CUDA graph.
+        self._bound: OrderedDict[Hashable, tuple[Any, onnxruntime.RunOptions | None]] = (
+            OrderedDict()
+        )
         self._capture = capture
         try:
             self.session = self._open()
@@ -145,19 +147,21 @@ class DeviceGraph:
             raise self._failure(error) from error
 
     def _run_bound(self, key: Hashable, tensors: Callable[[], Tensors]) -> None:
-        if key in self._bindings:
-            self._bindings.move_to_end(key)
+        if key in self._bound:
+            self._bound.move_to_end(key)
         else:
-            self._bindings[key] = self._bind(tensors())
-            if len(self._bindings) > MAX_BINDINGS and not self._capture:
-                self._bindings.popitem(last=False)
+            self._bound[key] = self._bind(tensors()), self._next_graph()
+            if len(self._bound) > MAX_BINDINGS and not self._capture:
+                self._bound.popitem(last=False)
+        self.session.run_with_iobinding(*self._bound[key])
+
+    def _next_graph(self) -> onnxruntime.RunOptions | None:
+        """The options of runs that are captured as, and later replay, the next CUDA graph."""
         if not self._capture:
-            self.session.run_with_iobinding(self._bindings[key])
-            return
+            return None
         options = onnxruntime.RunOptions()
-        graph_id = self._ids.setdefault(key, len(self._ids) + 1)
-        options.add_run_config_entry("gpu_graph_id", str(graph_id))
-        self.session.run_with_iobinding(self._bindings[key], options)
+        options.add_run_config_entry("gpu_graph_id", str(len(self._bound) + 1))
+        return options
 
     def _bind(self, tensors: Tensors) -> Any:
         binding = self.session.io_binding()
@@ -177,7 +181,7 @@ class DeviceGraph:
     def _give_up_capture(self, error: Exception) -> None:
         logger.warning("%s runs without CUDA graphs: %s", self.path.name, error)
         self._capture = False
-        self._bindings.clear()
+        self._bound.clear()
         self.session = self._open()
 
     def _failure(self, error: Exception) -> DeviceError:

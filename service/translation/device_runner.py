@@ -10,10 +10,9 @@ and value of every layer), V vocabulary, C candidates.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,11 +37,9 @@ GRAPHS = Path(__file__).parent / "device_graphs"
 # shares work out by it, and a captured graph has it baked in.
 LENGTHS = (64, 256)
 NUM_CANDIDATES = (4, 16, 64)  # that graphs are made for; more where a search wants more
-STAGED_TOKENS = 4096  # padded source tokens encoded in one run
-MAX_OFFSETS = 64  # tables of offsets that are kept on the device
+ENCODED_TOKENS = 4096  # padded source tokens encoded in one run, at most
+COPIED_BYTES = 64 << 20  # of caches copied in one run
 WORD_BYTES = 4
-BLOCK_WIDTHS = range(16, 513)
-BEST_BLOCK_WIDTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,52 +92,100 @@ class Layout:
         return places.reshape(1, -1)
 
     def first_words(self, tokens: int, rows: Ints) -> Ints:
-        """The first word of each of these rows, (N, 1)."""
-        return np.asarray(rows, np.int64)[:, None] * (self.heads * self.capacity // tokens)
+        """The first word of each of these rows (..., N), (..., N, 1)."""
+        return np.asarray(rows, np.int64)[..., None] * (self.heads * self.capacity // tokens)
 
 
-class RowTransfer:
-    """Copies rows of caches on the device."""
+class RowCopies:
+    """Copies rows of some caches onto rows of others, or of the same, on the device.
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._graph = DeviceGraph(GRAPHS / "transfer.onnx", device)
-        self._offsets: OrderedDict[tuple[int, ...], DeviceBuffer] = OrderedDict()
+    Their number and length are rounded up, so that the graph can be captured once for each: the
+    last pair is copied as often as it takes.
+    """
 
-    def copy(
-        self, source: Layout, sources: Ints, target: Layout, targets: Ints, length: int
+    def __init__(
+        self,
+        graph: DeviceGraph,
+        source: Layout,
+        target: Layout,
+        lengths: SequenceOf[int],
+        device: Device,
     ) -> None:
+        """`lengths` is what those of rows are rounded up to, ascending."""
+        self._graph = graph
+        self._source, self._target = source, target
+        self._tokens = math.gcd(CAPACITY_STEP, source.capacity, target.capacity)  # of a word
+        self._host = np.zeros((2, _power_of_two(target.rows), 1), np.int64)
+        self._pairs = DeviceBuffer(device, self._host.shape, np.int64, "rows to copy")
+        self._offsets = {
+            length: [_offsets(device, each, self._tokens, length) for each in (source, target)]
+            for length in lengths
+        }
+
+    def copy(self, sources: Ints, targets: Ints, length: int) -> None:
         """Let each target row have the first `length` tokens, or some more, of its source row.
 
-        All are read before any is written. Raises DeviceError.
+        None may be both. Raises DeviceError.
         """
-        tokens = math.gcd(CAPACITY_STEP, source.capacity, target.capacity)
-        length = min(-(-length // tokens) * tokens, source.capacity, target.capacity)
-        words = target.words(tokens)
-        inputs = {
-            "source": source.words(tokens),
-            "target": words,
-            "source_offsets": self._offsets_of(source, tokens, length),
-            "target_offsets": self._offsets_of(target, tokens, length),
-        }
-        given = {
-            "source_rows": source.first_words(tokens, sources),
-            "target_rows": target.first_words(tokens, targets),
-        }
-        self._graph.run_once(Tensors(inputs, {"result": words}, given))
+        length = next(one for one in self._offsets if one >= length)
+        from_words = self._source.first_words(self._tokens, sources)
+        pairs = np.stack([from_words, self._target.first_words(self._tokens, targets)])  # (2, N, 1)
+        at_once = _rows_at_once(self._target, length)
+        for start in range(0, len(sources), at_once):
+            self._copy(pairs[:, start : start + at_once], length)
 
-    def _offsets_of(self, layout: Layout, tokens: int, length: int) -> View:
-        key = (layout.planes, layout.rows, layout.heads, layout.capacity, tokens, length)
-        if key in self._offsets:
-            self._offsets.move_to_end(key)
-        else:
-            offsets = layout.offsets(tokens, length)
-            table = DeviceBuffer(self._device, offsets.shape, np.int64, "offsets of rows")
-            table.write(offsets)
-            self._offsets[key] = table
-            if len(self._offsets) > MAX_OFFSETS:
-                self._offsets.popitem(last=False)
-        return self._offsets[key].view()
+    def warm_up(self) -> None:
+        """Capture all graphs: copy the first row, of which all are dead, onto the first."""
+        for length in self._offsets:
+            for count in _powers_of_two(
+                min(_rows_at_once(self._target, length), self._host.shape[1])
+            ):
+                self._copy(np.zeros((2, count, 1), np.int64), length)
+
+    def _copy(self, pairs: Ints, length: int) -> None:
+        count = _power_of_two(pairs.shape[1])
+        self._host[:, : pairs.shape[1]] = pairs
+        self._host[:, pairs.shape[1] : count] = pairs[:, -1:]
+        self._pairs.write(self._host)
+        key = (self._source, self._target, count, length)
+        self._graph.run(key, lambda: self._tensors(count, length))
+
+    def _tensors(self, count: int, length: int) -> Tensors:
+        target = self._target.words(self._tokens)
+        source_offsets, target_offsets = self._offsets[length]
+        inputs = {
+            "source": self._source.words(self._tokens),
+            "target": target,
+            "source_offsets": source_offsets.view(),
+            "target_offsets": target_offsets.view(),
+            "source_rows": self._pairs.view((count, 1)),
+            "target_rows": self._pairs.view((count, 1), offset_bytes=self._host.strides[0]),
+        }
+        return Tensors(inputs, {"result": target}, {})
+
+
+class EncoderInputs:
+    """What the encoder reads, on the device: padded tokens and which of them are real, one copy."""
+
+    def __init__(self, device: Device, max_tokens: int) -> None:
+        self._host = np.zeros((2, max_tokens), np.int64)
+        self._device = DeviceBuffer(device, self._host.shape, np.int64, "sources")
+
+    def write(self, sources: SequenceOf[Ints], batch: int, padded: int) -> None:
+        """Send them as (B, S); rows that are left over have one token each."""
+        ids, real = self._host[:, : batch * padded].reshape(2, batch, padded)
+        ids[:], real[:] = 0, 0
+        real[:, 0] = 1
+        for index, source in enumerate(sources):
+            ids[index, : len(source)] = source
+            real[index, : len(source)] = 1
+        self._device.write(self._host)
+
+    def views(self, batch: int, padded: int) -> dict[str, View]:
+        """The inputs of the encoder for so many sources of this length."""
+        view, shape = self._device.view, (batch, padded)
+        mask_at = self._host.strides[0]
+        return {"input_ids": view(shape), "attention_mask": view(shape, offset_bytes=mask_at)}
 
 
 class StepInputs:
@@ -175,16 +220,9 @@ class StepInputs:
 class Candidates:
     """The graph that finds the C best tokens of every row, and where it puts them."""
 
-    def __init__(self, model: DeviceModel, *, capture: bool) -> None:
-        self._device = model.device
-        self._graph = DeviceGraph(GRAPHS / "candidates.onnx", model.device, capture=capture)
-        self._width = _block_width(model.vocab_size)
-        self._num_blocks = model.vocab_size // self._width
-        within = np.arange(self._width)
-        self._within = DeviceBuffer(self._device, within.shape, np.int64, "places in a block")
-        self._within.write(within)
-        self._width_there = DeviceBuffer(self._device, (1,), np.int64, "the width of a block")
-        self._width_there.write(np.array([self._width]))
+    def __init__(self, device: Device, *, capture: bool) -> None:
+        self._device = device
+        self._graph = DeviceGraph(GRAPHS / "candidates.onnx", device, capture=capture)
         self._found: dict[tuple[int, int], DeviceBuffer] = {}
 
     def find(self, logits: View, count: int) -> tuple[Floats, Floats, Ints]:
@@ -199,17 +237,7 @@ class Candidates:
         return scores, values, tokens.astype(np.int64)
 
     def _tensors(self, logits: View, count: int, found: View) -> Tensors:
-        inputs = {
-            "logits": logits,
-            "width": self._width_there.view(),
-            "within": self._within.view(),
-        }
-        given = {
-            "count": np.array([count]),
-            "num_chosen": np.array([min(count, self._num_blocks)]),
-            "blocks": np.array([0, -1, self._width]),
-        }
-        return Tensors(inputs, {"candidates": found}, given)
+        return Tensors({"logits": logits}, {"candidates": found}, {"count": np.array([count])})
 
 
 class DeviceRunner:
@@ -224,7 +252,8 @@ class DeviceRunner:
         fixed_bucket: bool = False,
         capture: bool = True,
     ) -> None:
-        """With `fixed_bucket` every step runs over all rows, so that a GPU picks the same kernels.
+        """With `fixed_bucket` steps run over all rows, and each source is encoded alone: a GPU then
+        picks the same kernels whoever is there.
 
         Raises BundleError where the device has too little memory.
         """
@@ -240,13 +269,19 @@ class DeviceRunner:
         self._model = model
         self._buckets = (max_rows,) if fixed_bucket else buckets(max_rows)
         self._fixed_bucket = fixed_bucket
-        self._encoder = DeviceGraph(model.encoder, model.device)
+        self._encoder = DeviceGraph(model.encoder, model.device, capture=capture)
         self._decoder = DeviceGraph(model.decoder, model.device, capture=capture)
-        self._candidates = Candidates(model, capture=capture)
-        self._transfer = RowTransfer(model.device)
+        self._candidates = Candidates(model.device, capture=capture)
+        self._transfer = DeviceGraph(GRAPHS / "transfer.onnx", model.device, capture=capture)
         self._edit = DeviceGraph(GRAPHS / "edit.onnx", model.device)
         self._fetch = DeviceGraph(GRAPHS / "fetch.onnx", model.device)
         self._allocate(max_rows)
+        self._own_copies = self._copies(self._own, self._own, _doubled(self._own.capacity))
+        self._cross_copies = self._copies(self._cross, self._cross, _doubled(self._cross.capacity))
+        self._encoded_copies = {
+            layout.capacity: self._copies(layout, self._cross, [layout.capacity])
+            for layout in self._encoded
+        }
         self._found: dict[int, tuple[Floats, Floats, Ints]] = {}  # of this step, by their number
         self._num_rows = 0  # of this step, with the dead ones of the bucket
         self._moves: dict[int, int] = {}  # target -> source, not yet made
@@ -255,20 +290,29 @@ class DeviceRunner:
         sizes, device = self._model.sizes, self._model.device
         head = (sizes.planes, max_rows, sizes.heads)
         target, source = round_up(sizes.max_target_tokens), round_up(sizes.max_source_tokens)
-        tokens = max(STAGED_TOKENS, source)
+        tokens = max(ENCODED_TOKENS, sizes.max_source_tokens)
         shapes = {
             "self-attention caches": (*head, target, sizes.head_size),
             "cross-attention caches": (*head, source, sizes.head_size),
             "encoded sources": (sizes.planes, tokens, sizes.heads, sizes.head_size),
         }
-        self._own_cache, self._cross_cache, self._staged = (
+        self._own_cache, self._cross_cache, self._encoded_cache = (
             DeviceBuffer(device, shape, sizes.kind, name) for name, shape in shapes.items()
         )
         self._own = self._layout(self._own_cache.address, max_rows, target)
         self._cross = self._layout(self._cross_cache.address, max_rows, source)
+        # By length: as many sources as fit, so that a plane is where it is however many there are.
+        self._encoded = [
+            self._layout(self._encoded_cache.address, tokens // length, length)
+            for length in _doubled(sizes.max_source_tokens)
+        ]
+        self._sources = EncoderInputs(device, tokens)
         shape = (max_rows, self._model.vocab_size)
         self._logits = DeviceBuffer(device, shape, np.float32, "logits")
         self._inputs = StepInputs(device, max_rows)
+
+    def _copies(self, source: Layout, target: Layout, lengths: SequenceOf[int]) -> RowCopies:
+        return RowCopies(self._transfer, source, target, lengths, self._model.device)
 
     def _layout(self, address: int, rows: int, capacity: int) -> Layout:
         sizes = self._model.sizes
@@ -297,6 +341,12 @@ class DeviceRunner:
                 self.run_bucket(num_rows, lengths)
             for count in NUM_CANDIDATES[:2]:
                 self.candidates(count)
+        for layout in self._encoded:
+            for batch in self._batches(layout):
+                self._sources.write([], batch, layout.capacity)
+                self._run_encoder(layout, batch)
+        for copies in (self._own_copies, self._cross_copies, *self._encoded_copies.values()):
+            copies.warm_up()
 
     def run_bucket(self, num_rows: int, lengths: tuple[int, int] | None = None) -> None:
         """Run the decoder over rows as the device has them; `step` sends what they are first.
@@ -311,14 +361,9 @@ class DeviceRunner:
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
         """Encode sequences that have their rows, into those rows. Returns the padding encoded."""
         self._make_moves()
-        by_length = sorted(sequences, key=lambda sequence: len(sequence.source_ids))
         padding = 0
-        for padded, group in groupby(by_length, key=self._padded_length):
-            members = list(group)
-            at_once = max(1, STAGED_TOKENS // padded)
-            for start in range(0, len(members), at_once):
-                self._encode(members[start : start + at_once], padded)
-            padding += padded * len(members) - sum(len(one.source_ids) for one in members)
+        for members in self._encoded_together(sequences):
+            padding += self._encode(members) - sum(len(one.source_ids) for one in members)
         return padding
 
     def step(self, rows: range | None = None) -> Floats:
@@ -346,7 +391,7 @@ class DeviceRunner:
     def copy_rows(self, sources: Ints, targets: Ints, lengths: Ints) -> None:
         """Let each target have seen the first `length` target tokens of its source."""
         self._make_moves()
-        self._transfer.copy(self._own, sources, self._own, targets, int(lengths.max()))
+        self._own_copies.copy(sources, targets, int(lengths.max()))
 
     def move_row(self, source: int, target: int) -> None:
         """Everything kept for `source` is kept for `target` from now on.
@@ -428,37 +473,64 @@ class DeviceRunner:
         return list(product(_lengths_of(self._own), _lengths_of(self._cross)))
 
     def _make_moves(self) -> None:
-        """All at once: each row is read before any is written."""
+        """All at once: they go from behind the rows that remain to gaps among these."""
         if not self._moves:
             return
         targets, sources = np.array(list(self._moves)), np.array(list(self._moves.values()))
         lengths, ends = self.table.lengths[targets], self.table.source_ends[targets]
         self._moves.clear()
         if longest := int(lengths.max()):
-            self._transfer.copy(self._own, sources, self._own, targets, longest)
-        self._transfer.copy(self._cross, sources, self._cross, targets, int(ends.max()) + 1)
+            self._own_copies.copy(sources, targets, longest)
+        self._cross_copies.copy(sources, targets, int(ends.max()) + 1)
 
-    def _padded_length(self, sequence: Sequence) -> int:
-        return min(round_up(len(sequence.source_ids)), self._model.sizes.max_source_tokens)
+    def _encoded_together(self, sequences: SequenceOf[Sequence]) -> list[list[Sequence]]:
+        """Groups of similar length, the longest last: as many as fit, for on a GPU a run takes as
+        long as thousands of tokens of padding; one each where nobody may make a difference.
+        """
+        groups: list[list[Sequence]] = []
+        for sequence in sorted(sequences, key=lambda one: len(one.source_ids)):
+            fitting = self._encoded_layout(sequence).rows
+            if groups and len(groups[-1]) < fitting and not self._fixed_bucket:
+                groups[-1].append(sequence)
+            else:
+                groups.append([sequence])
+        return groups
 
-    def _encode(self, sequences: SequenceOf[Sequence], padded: int) -> None:
-        """Encode sequences of one padded length; keep their keys and values in all their rows."""
-        input_ids = np.zeros((len(sequences), padded), np.int64)  # (B, S)
-        attention_mask = np.zeros((len(sequences), padded), np.int64)  # (B, S)
-        for index, sequence in enumerate(sequences):
-            input_ids[index, : len(sequence.source_ids)] = sequence.source_ids
-            attention_mask[index, : len(sequence.source_ids)] = 1
-        staged = self._layout(self._staged.address, len(sequences), padded)
-        planes = range(self._model.sizes.planes)
-        caches = [self._plane(staged, plane, len(sequences)) for plane in planes]
-        outputs = dict(zip(_cache_names("present", "encoder", len(planes)), caches, strict=True))
-        given: dict[str, NDArray[Any]] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        self._encoder.run_once(Tensors({}, outputs, given))
+    def _encoded_layout(self, sequence: Sequence) -> Layout:
+        """Where what a source is encoded to lies until it has its rows."""
+        length = len(sequence.source_ids)
+        return next(layout for layout in self._encoded if layout.capacity >= length)
+
+    def _encode(self, sequences: SequenceOf[Sequence]) -> int:
+        """Encode sequences, the longest last; keep their keys and values in all their rows.
+
+        Returns the tokens that were encoded.
+        """
+        layout = self._encoded_layout(sequences[-1])
+        batch = next(size for size in self._batches(layout) if size >= len(sequences))
+        self._sources.write([one.source_ids for one in sequences], batch, layout.capacity)
+        self._run_encoder(layout, batch)
         rows = np.array([row for sequence in sequences for row in sequence.rows])
         members = np.repeat(
             np.arange(len(sequences)), [sequence.beam_size for sequence in sequences]
         )
-        self._transfer.copy(staged, members, self._cross, rows, padded)
+        self._encoded_copies[layout.capacity].copy(members, rows, layout.capacity)
+        return batch * layout.capacity
+
+    def _batches(self, layout: Layout) -> list[int]:
+        """How many sources of this length are encoded at once, ascending."""
+        most = min(layout.rows, self.table.capacity) if not self._fixed_bucket else 1
+        return [*(size for size in _powers_of_two(most) if size < most), most]
+
+    def _run_encoder(self, layout: Layout, batch: int) -> None:
+        self._encoder.run((batch, layout.capacity), lambda: self._encoder_tensors(layout, batch))
+
+    def _encoder_tensors(self, layout: Layout, batch: int) -> Tensors:
+        planes = range(self._model.sizes.planes)
+        caches = [self._plane(layout, plane, batch) for plane in planes]
+        names = _cache_names("present", "encoder", len(planes))
+        inputs = self._sources.views(batch, layout.capacity)
+        return Tensors(inputs, dict(zip(names, caches, strict=True)), {})
 
 
 class FreeRows:
@@ -500,8 +572,7 @@ def open_device_runner(
 
 def buckets(max_rows: int) -> tuple[int, ...]:
     """The numbers of rows that steps run over: powers of two, and all."""
-    powers = (1 << power for power in range(max_rows.bit_length()))
-    return (*(power for power in powers if power < max_rows), max_rows)
+    return (*(power for power in _powers_of_two(max_rows) if power < max_rows), max_rows)
 
 
 def _lengths_of(layout: Layout) -> tuple[int, ...]:
@@ -509,10 +580,33 @@ def _lengths_of(layout: Layout) -> tuple[int, ...]:
     return (*(size for size in LENGTHS if size < layout.capacity), layout.capacity)
 
 
-def _block_width(vocab_size: int) -> int:
-    """The width of the blocks that maxima are taken of: it has to divide V, or all is one block."""
-    fitting = [width for width in BLOCK_WIDTHS if vocab_size % width == 0]
-    return min(fitting, key=lambda width: abs(width - BEST_BLOCK_WIDTH), default=vocab_size)
+def _offsets(device: Device, layout: Layout, tokens: int, length: int) -> DeviceBuffer:
+    offsets = layout.offsets(tokens, length)
+    table = DeviceBuffer(device, offsets.shape, np.int64, "offsets of rows")
+    table.write(offsets)
+    return table
+
+
+def _rows_at_once(layout: Layout, length: int) -> int:
+    """Rows of this length that are copied in one run, which has room for all of them in between."""
+    row_bytes = layout.planes * layout.heads * length * layout.head_bytes
+    return max(1, _power_of_two(COPIED_BYTES // row_bytes + 1) // 2)
+
+
+def _doubled(capacity: int) -> list[int]:
+    """What lengths are rounded up to, ascending: each double the one before, and the capacity."""
+    sizes = _powers_of_two(capacity)
+    return [*(size for size in sizes if CAPACITY_STEP <= size < capacity), capacity]
+
+
+def _powers_of_two(most: int) -> list[int]:
+    """All up to this number, ascending."""
+    return [1 << power for power in range(most.bit_length())]
+
+
+def _power_of_two(count: int) -> int:
+    """The least one that is no less."""
+    return 1 << (count - 1).bit_length()
 
 
 def _cache_names(prefix: str, side: str, planes: int) -> list[str]:

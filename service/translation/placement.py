@@ -33,7 +33,7 @@ class Placement:
     def choose(cls, bundle: Bundle, settings: Settings, devices: Devices) -> Self:
         """Where the model goes now. Raises BundleError."""
         card = bundle.translation
-        device, precision = devices.place(settings, bundle.precisions)
+        device, precision = devices.place(settings, bundle.task, bundle.precisions)
         limits = limits_of(card, precision, settings)
         if not limits.max_beam_size:
             raise BundleError(_too_little_memory(card, precision, settings))

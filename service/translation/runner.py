@@ -263,9 +263,9 @@ def open_runners(
 ) -> list[Runner] | list[DeviceRunner]:
     """Runners over one pair of sessions, or two where those on several threads gain.
 
-    A GPU has one for all rows: its attention takes float16 alone. Raises BundleError.
+    A GPU has one for all rows. Raises BundleError.
     """
-    if device == "cuda" and precision == "fp16":
+    if device == "cuda":
         return [
             open_device_runner(
                 bundle,
@@ -281,7 +281,7 @@ def open_runners(
     runners = [Runner(graphs, workers.max_rows, cache_bytes) for _ in range(workers.count)]
     # With more threads than heads a row's attention is split, and rounds differently.
     threads = min(workers.threads_alone, graphs.card.architecture.num_heads)
-    if device == "cpu" and threads > 1 and _num_weights(graphs.card) > SMALLEST_PARALLEL_WEIGHTS:
+    if threads > 1 and _num_weights(graphs.card) > SMALLEST_PARALLEL_WEIGHTS:
         parallel = Graphs.open(bundle, precision, device, threads)
         gains = [runner.gain_from(parallel) for runner in runners]
         logger.info("%s: a step on %d threads is %.2f times faster", bundle.name, threads, gains[0])

@@ -5,6 +5,7 @@ searches advance all their sequences at once; neither knows the model, text, or 
 Letters: N sequences, K beams, R rows, C candidates a row, V vocabulary.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
@@ -347,7 +348,9 @@ def _normalised(log_probability: np.float32, length: int, length_penalty: float)
     """log P(Y|X) / |Y|^length_penalty, as Hugging Face scores (Wu et al. 2016 use another form)."""
     with np.errstate(all="ignore"):  # any finite penalty is legal: 2 ** 2000 is infinity
         score = log_probability / np.float32(np.float64(length) ** length_penalty)
-        return float(np.nan_to_num(score))  # extreme penalties give the largest finite score
+    if math.isfinite(score):
+        return float(score)
+    return float(np.nan_to_num(score))  # extreme penalties give the largest finite score
 
 
 def _cannot_improve(sequence: Sequence, best_running: np.float32, length: int) -> bool:

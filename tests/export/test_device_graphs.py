@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from export.graphs.device import GRAPHS, path_of
-from service.translation.caches import CacheSizes
-from service.translation.device_memory import DeviceBuffer
-from service.translation.device_runner import Candidates, DeviceModel, Layout, RowTransfer
+from service.translation import device_runner
+from service.translation.device_memory import DeviceBuffer, DeviceGraph
+from service.translation.device_runner import Candidates, Layout, RowCopies
 from service.translation.selection import log_sum_exp
 
 
@@ -24,9 +24,7 @@ def test_candidates_are_those_of_a_full_sort(vocab_size: int, count: int) -> Non
     logits[3, 1:] = -np.inf  # a token alone
     on_device = DeviceBuffer("cpu", logits.shape, np.float32, "logits")
     on_device.write(logits)
-    sizes = CacheSizes(2, 1, 8, np.dtype(np.float32), 8, 8)
-    model = DeviceModel(path_of("fetch"), path_of("fetch"), sizes, vocab_size, "cpu")
-    scores, values, tokens = Candidates(model, capture=True).find(on_device.view(), count)
+    scores, values, tokens = Candidates("cpu", capture=True).find(on_device.view(), count)
     expected = np.argsort(-logits, axis=1, kind="stable")[:, :count]
     possible = np.isfinite(scores)
     assert possible.sum() == 32 * count + 1
@@ -34,6 +32,11 @@ def test_candidates_are_those_of_a_full_sort(vocab_size: int, count: int) -> Non
     assert (values == np.take_along_axis(logits, tokens, axis=1)).all()
     own = values - log_sum_exp(logits)[:, None]
     assert scores[possible] == pytest.approx(own[possible], abs=1e-5)
+
+
+def row_copies(source: Layout, target: Layout, lengths: list[int]) -> RowCopies:
+    graph = DeviceGraph(path_of("transfer"), "cpu", capture=True)
+    return RowCopies(graph, source, target, lengths, "cpu")
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
@@ -52,20 +55,34 @@ def test_rows_are_copied_to_where_they_are_asked_for_and_nowhere_else(kind: type
         _, rows, _, capacity, _ = values.shape
         layouts.append(Layout(buffers[-1].address, planes, rows, heads, capacity, head_bytes))
     from_rows, to_rows = np.array([4, 0, 2]), np.array([1, 6, 3])
-    RowTransfer("cpu").copy(layouts[0], from_rows, layouts[1], to_rows, 9)
+    row_copies(layouts[0], layouts[1], [9, 11]).copy(from_rows, to_rows, 8)
     expected = target.copy()
     expected[:, to_rows, :, :9] = source[:, from_rows, :, :9]
     assert (buffers[1].read() == expected).all()
     assert (buffers[0].read() == source).all()
 
 
-def test_rows_that_change_places_do_not_lose_what_they_have() -> None:
-    values = np.arange(2 * 4 * 1 * 16 * 8, dtype=np.float32).reshape(2, 4, 1, 16, 8)
+@pytest.mark.parametrize("capacity", [40, 48, 512])
+@pytest.mark.parametrize("num_pairs", [1, 2, 5, 9])
+def test_rows_of_a_cache_are_copied_onto_others(
+    capacity: int, num_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some at a time where they are long: four rows of 64 tokens are one time's bytes."""
+    planes, num_rows, heads, head_size = 2, 19, 1, 8
+    monkeypatch.setattr(device_runner, "COPIED_BYTES", 4 * planes * heads * 64 * head_size * 4)
+    rng = np.random.default_rng(num_pairs)
+    values = rng.normal(0, 1, (planes, num_rows, heads, capacity, head_size)).astype(np.float32)
     buffer = DeviceBuffer("cpu", values.shape, np.float32, "caches")
+    layout = Layout(buffer.address, planes, num_rows, heads, capacity, 4 * head_size)
+    copies = row_copies(layout, layout, [8, 32, capacity])
+    copies.warm_up()
     buffer.write(values)
-    layout = Layout(buffer.address, 2, 4, 1, 16, 32)
-    rows = np.array([0, 3])
-    RowTransfer("cpu").copy(layout, rows, layout, rows[::-1], 8)
-    expected = values.copy()
-    expected[:, [3, 0], :, :8] = values[:, [0, 3], :, :8]
-    assert (buffer.read() == expected).all()
+    for length in (1, 16, 17, capacity - 1, capacity):
+        before = buffer.read()
+        rows = rng.permutation(num_rows)
+        sources, targets = rows[:num_pairs], rows[-num_pairs:]
+        copies.copy(sources, targets, length)
+        after = buffer.read()
+        assert (after[:, targets, :, :length] == before[:, sources, :, :length]).all()
+        others = rows[:-num_pairs]
+        assert (after[:, others] == before[:, others]).all()

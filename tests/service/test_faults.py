@@ -6,8 +6,9 @@ import pytest
 
 from service import faults
 from service.devices import QUEUE_SHARE_AFTER_LOSS, Devices
+from service.errors import BundleError
 from service.faults import MEMORY_PAUSES_SECONDS, DeviceLost, raise_if_device_lost, run_by_halves
-from service.settings import Settings
+from service.settings import Precision, Settings
 from tests.losses import ILLEGAL_ACCESS, LOSSES, NO_LOSSES
 
 
@@ -81,6 +82,32 @@ def test_who_finds_no_memory_alone_is_run_again_a_moment_later(
     assert len(runs) == 7 + 7 + len(MEMORY_PAUSES_SECONDS)
 
 
+@pytest.mark.parametrize(
+    ("task", "asked", "shipped", "expected"),
+    [
+        ("translation", "auto", ("fp32", "int8", "fp16"), ("cuda", "fp16")),
+        ("translation", "auto", ("fp32", "int8"), ("cpu", "int8")),
+        ("translation", "fp32", ("fp32", "int8", "fp16"), ("cpu", "fp32")),
+        ("classification", "auto", ("fp32", "int8", "fp16"), ("cuda", "fp16")),
+        ("classification", "auto", ("fp32", "int8"), ("cuda", "fp32")),
+        ("classification", "int8", ("fp32", "int8", "fp16"), ("cpu", "int8")),
+    ],
+)
+def test_what_no_gpu_computes_goes_to_the_cpu(
+    task: str, asked: Precision, shipped: tuple[str, ...], expected: tuple[str, str]
+) -> None:
+    devices = Devices(choose=lambda setting: "cuda")
+    assert devices.place(Settings(precision=asked), task, shipped) == expected
+    told = Settings(precision=asked, device="cuda")
+    if expected[0] == "cuda":
+        assert devices.place(told, task, shipped) == expected
+    else:
+        with pytest.raises(
+            BundleError, match=rf"a GPU computes {task} in fp16.*, found fp32, int8"
+        ):
+            devices.place(told, task, shipped)
+
+
 def test_who_watches_hears_of_a_loss_once_and_models_go_to_the_cpu() -> None:
     devices = Devices(choose=lambda setting: "cuda")
     heard: list[str] = []
@@ -90,13 +117,13 @@ def test_who_watches_hears_of_a_loss_once_and_models_go_to_the_cpu() -> None:
     devices.unwatch(gone)
     settings = Settings(precision="fp16")
     shipped = ("fp32", "int8", "fp16")
-    assert devices.place(settings, shipped) == ("cuda", "fp16")
+    assert devices.place(settings, "translation", shipped) == ("cuda", "fp16")
     assert devices.max_queued(settings, 80) == 80
     devices.lose("first")
     devices.lose("second")
     devices.watch(lambda: heard.append("late"))
     assert heard == ["early", "late"]
-    assert devices.place(settings, shipped) == ("cpu", "int8")
+    assert devices.place(settings, "translation", shipped) == ("cpu", "int8")
     assert devices.max_queued(settings, 80) == 80 * QUEUE_SHARE_AFTER_LOSS
     assert devices.max_queued(settings, 1) == 1
     assert devices.trouble(settings) == "the GPU was lost: first, on the CPU from now on"

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from service.devices import choose_precision
 from service.errors import BundleError
-from service.runtime import choose_device, choose_precision
+from service.runtime import choose_device
 from service.settings import Settings
 
 
@@ -48,10 +49,10 @@ def test_every_setting_is_described() -> None:
 
 
 def test_the_best_precision_of_a_device_is_taken_if_shipped() -> None:
-    assert choose_precision("auto", "cpu", ("fp32", "int8", "fp16")) == "int8"
-    assert choose_precision("auto", "cuda", ("fp32", "int8", "fp16")) == "fp16"
-    assert choose_precision("auto", "cuda", ("fp32", "int8")) == "fp32"
-    assert choose_precision("fp32", "cpu", ("fp32", "int8")) == "fp32"
+    assert choose_precision("auto", ("fp32", "int8", "fp16")) == "int8"
+    assert choose_precision("auto", ("fp16", "fp32")) == "fp32"
+    assert choose_precision("auto", ("fp16",)) == "fp16"
+    assert choose_precision("fp32", ("fp32", "int8")) == "fp32"
     with pytest.raises(BundleError, match="expected precision fp16, found fp32, int8"):
-        choose_precision("fp16", "cpu", ("fp32", "int8"))
+        choose_precision("fp16", ("fp32", "int8"))
     assert choose_device("cpu") == "cpu"

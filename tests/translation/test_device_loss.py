@@ -160,7 +160,7 @@ async def test_a_stream_whose_words_were_sent_ends_and_one_that_waits_goes_on(
 class NarrowOnCpu(Devices):
     """Where caches take four times as much on the CPU as on the GPU."""
 
-    def place(self, settings: Settings, precisions: Sequence[str]) -> tuple[Device, str]:
+    def place(self, settings: Settings, task: str, precisions: Sequence[str]) -> tuple[Device, str]:
         return ("cpu", "fp32") if self.loss else ("cuda", "int8")
 
 
