@@ -17,6 +17,12 @@ from service.waiting import Backlog, Line
 # sequences. Measured, default bundle: encoded alone a sentence takes 196 us, among eight 124.
 JOINING_SHARE = 1 / 8
 JOINING_SEQUENCES = 8
+# Where a worker runs so many rows, so many join it at once, though some of them are another's
+# share: in company a sentence is encoded in less. Measured, 64 callers of a sentence each: at base
+# size 5 % more sentences a second, with the default bundle 2 to 4 %. To wait for company gained
+# little more, and where callers do not wait for each other cost 9 % of the median.
+BUSY_ROWS = 16
+COMPANY = 4
 
 
 class Room(Protocol):
@@ -31,8 +37,9 @@ class Scheduler:
 
     A worker takes at most `encode_tokens_per_step` source tokens between two steps, so that a
     burst of long texts does not stall those who run, and at most its share of those who wait, so
-    that the other workers have work too. Where there is no room for all who wait, they join some at
-    a time, for the encoder takes less for several than for each.
+    that the other workers have work too. Among many rows a few join together, and where there is
+    no room for all who wait, they join some at a time: the encoder takes less for several than for
+    each.
     """
 
     def __init__(self, *, num_workers: int, encode_tokens_per_step: int) -> None:
@@ -108,6 +115,8 @@ class Scheduler:
 
     def _next(self, room: Room, num_running: int) -> list[Sequence]:
         share = -(-len(self._waiting) // self._num_workers)
+        if num_running >= BUSY_ROWS:
+            share = max(share, COMPANY)
         joining: list[Sequence] = []
         tokens = 0
         for sequence in islice(self._waiting, share):

@@ -34,6 +34,16 @@ def test_workers_share_what_waits() -> None:
     assert queue.take(FreeRows(100), block=False) == []
 
 
+def test_a_busy_worker_takes_some_together_though_others_have_a_share() -> None:
+    queue, sequences = scheduler(num_workers=2), waiting(11)
+    queue.add(sequences)
+    assert queue.take(FreeRows(100), num_running=16) == sequences[:6]  # more than company
+    assert queue.take(FreeRows(100), num_running=15) == sequences[6:9]
+    queue.add(sequences[:3])
+    assert queue.take(FreeRows(100), num_running=16) == [*sequences[9:], *sequences[:2]]
+    assert queue.take(FreeRows(100), num_running=16) == sequences[2:3]
+
+
 def test_a_sequence_joins_with_all_its_beams_or_not_at_all() -> None:
     queue, sequences = scheduler(), waiting(3, beam_size=4)
     queue.add(sequences)
