@@ -3,10 +3,10 @@
 HTTP's JSON goes through the same messages, so nothing is converted twice.
 """
 
-import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from google.protobuf import duration_pb2
 from google.rpc import status_pb2
 
@@ -106,11 +106,7 @@ def decoding_overrides(options: common_pb2.DecodingOptions) -> dict[str, Any]:
 
 def _shortest_decimal(value: float) -> float:
     """0.6 for the float32 0.60000002384: what the caller wrote, not what the wire made of it."""
-    for digits in range(1, 10):
-        candidate = float(f"{value:.{digits}g}")
-        if struct.pack("<f", candidate) == struct.pack("<f", value):
-            return candidate
-    return value  # NaN and infinities
+    return float(str(np.float32(value)))  # NumPy writes the shortest that reads the same
 
 
 def segmentation_from_proto(segmentation: int) -> Segmentation | None:

@@ -17,7 +17,7 @@ from service.waiting import Backlog, Line
 # sequences. Measured, default bundle: encoded alone a sentence takes 196 us, among eight 124.
 JOINING_SHARE = 1 / 8
 JOINING_SEQUENCES = 8
-# Where a worker runs so many rows, so many join it at once, though some of them are another's
+# Where a worker runs BUSY_ROWS, up to COMPANY join it at once, though some of them are another's
 # share: in company a sentence is encoded in less. Measured, 64 callers of a sentence each: at base
 # size 5 % more sentences a second, with the default bundle 2 to 4 %. To wait for company gained
 # little more, and where callers do not wait for each other cost 9 % of the median.

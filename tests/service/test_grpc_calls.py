@@ -93,6 +93,17 @@ async def test_an_item_error_names_its_place_and_reason(channel: grpc.aio.Channe
     assert request.field_violations[0].field == "contents[1]"
 
 
+@pytest.mark.parametrize("written", [0.1, 1.2, -3.0, 1e-45, 1e38, 3.4025e38, 3.4028234e38])
+async def test_a_number_reaches_the_engine_as_it_was_written(
+    written: float, channel: grpc.aio.Channel, fakes: dict[str, FakeTranslator]
+) -> None:
+    options = common_pb2.DecodingOptions(length_penalty=written)
+    await translation(channel).Translate(texts("x", options=options))
+    assert fakes["en-de"].options[0].length_penalty == pytest.approx(written, rel=1e-7)
+    if written < 1e38:
+        assert fakes["en-de"].options[0].length_penalty == written
+
+
 async def test_options_reach_the_engine_as_the_caller_wrote_them(
     channel: grpc.aio.Channel, fakes: dict[str, FakeTranslator]
 ) -> None:
