@@ -1,11 +1,12 @@
 """Which device a model goes to, and what became of the GPU of this process.
 
-Knows neither models nor runtimes' sessions. Safe in any thread.
+Of models it knows what they are for and ship, of runtimes no sessions. Safe in any thread.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from service.errors import BundleError
 from service.runtime import Device, choose_device
@@ -26,6 +27,18 @@ CPU_PRECISIONS = ("int8", "fp32")  # best first; the rest is slower there
 QUEUE_SHARE_AFTER_LOSS = 1 / 8
 
 
+class Shipped(Protocol):
+    """A bundle, or the card of one."""
+
+    @property
+    def task(self) -> str:
+        """ "translation" or "classification"."""
+
+    @property
+    def precisions(self) -> Collection[str]:
+        """Those it ships."""
+
+
 class Devices:
     """One a process: a GPU that is lost, is lost to all of it, and comes back by a restart."""
 
@@ -36,8 +49,8 @@ class Devices:
         self._kept: list[object] = []
         self.loss = ""  # how the GPU was lost; empty: it was not
 
-    def place(self, settings: Settings, task: str, precisions: Sequence[str]) -> tuple[Device, str]:
-        """The device and, of those that a bundle for this task ships, the precision.
+    def place(self, settings: Settings, model: Shipped) -> tuple[Device, str]:
+        """The device and, of those that the model ships, the precision.
 
         What no GPU computes goes to the CPU, unless a GPU was asked for. Raises BundleError.
         """
@@ -46,24 +59,23 @@ class Devices:
             # Who asked for fp16 asked for it on the GPU.
             setting = "auto" if setting == "fp16" else setting
         elif self._choose(settings.device) == "cuda":
-            for precision in GPU_PRECISIONS[task]:
-                if precision in precisions and setting in ("auto", precision):
-                    return "cuda", precision
+            if (precision := _gpu_precision(settings, model)) is not None:
+                return "cuda", precision
             if settings.device == "cuda":
-                raise BundleError(_not_for_gpus(setting, task, precisions))
-        return "cpu", choose_precision(setting, precisions)
+                raise BundleError(_not_for_gpus(setting, model))
+        return "cpu", choose_precision(setting, model.precisions)
 
-    def trouble(self, settings: Settings) -> str | None:
-        """Why models do not run where these settings want them; None where they do."""
-        if not self.loss or settings.device == "cpu":
+    def trouble(self, settings: Settings, model: Shipped) -> str | None:
+        """Why a model does not run where these settings want it; None where it does."""
+        if not self.loss or settings.device == "cpu" or _gpu_precision(settings, model) is None:
             return None
         return f"the GPU was lost: {self.loss}, on the CPU from now on"
 
-    def max_queued(self, settings: Settings, limit: int) -> int:
-        """How much a queue of this limit takes now."""
-        return (
-            limit if self.trouble(settings) is None else max(1, int(limit * QUEUE_SHARE_AFTER_LOSS))
-        )
+    def max_queued(self, settings: Settings, model: Shipped, limit: int) -> int:
+        """How much a model's queue of this limit takes now."""
+        if self.trouble(settings, model) is None:
+            return limit
+        return max(1, int(limit * QUEUE_SHARE_AFTER_LOSS))
 
     def watch(self, on_loss: Callable[[], None]) -> None:
         """Call `on_loss` once when the GPU is lost, on any thread, or at once if it is already."""
@@ -98,7 +110,7 @@ class Devices:
 DEVICES = Devices()
 
 
-def choose_precision(setting: str, precisions: Sequence[str]) -> str:
+def choose_precision(setting: str, precisions: Collection[str]) -> str:
     """The precision to load on a CPU, of those that a bundle ships. Raises BundleError."""
     for precision in (*CPU_PRECISIONS, *precisions) if setting == "auto" else (setting,):
         if precision in precisions:
@@ -106,9 +118,18 @@ def choose_precision(setting: str, precisions: Sequence[str]) -> str:
     raise BundleError(f"expected precision {setting}, found {', '.join(precisions) or 'none'}")
 
 
-def _not_for_gpus(setting: str, task: str, precisions: Sequence[str]) -> str:
+def _gpu_precision(settings: Settings, model: Shipped) -> str | None:
+    """The one that a GPU computes the model in, if it ships one and no other was asked for."""
+    for precision in GPU_PRECISIONS[model.task]:
+        if precision in model.precisions and settings.precision in ("auto", precision):
+            return precision
+    return None
+
+
+def _not_for_gpus(setting: str, model: Shipped) -> str:
     asked = "" if setting == "auto" else f", asked for {setting}"
     return (
-        f"device cuda: a GPU computes {task} in {' or '.join(GPU_PRECISIONS[task])}, found "
-        f"{', '.join(precisions) or 'none'}{asked}; without --device cuda it goes to the CPU"
+        f"device cuda: a GPU computes {model.task} in {' or '.join(GPU_PRECISIONS[model.task])}, "
+        f"found {', '.join(model.precisions) or 'none'}{asked}; without --device cuda it goes to "
+        "the CPU"
     )

@@ -46,7 +46,7 @@ from service.runtime import RUNTIME_VERSION, providers
 from service.settings import Settings
 from service.tracing import Tracing
 from service.translation.engine import TranslationEngine
-from service.translation.options import num_decode_workers
+from service.translation.workers import num_decode_workers
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Server:
             default_models=settings.default_models,
             load_models=settings.load_models,
             max_bytes=settings.model_memory,
-            choose_precision=lambda card: devices.place(settings, card.task, [*card.precisions])[1],
+            choose_precision=lambda card: devices.place(settings, card)[1],
             on_change=self._tell_health,
         )
         self._devices = devices
@@ -241,8 +241,7 @@ class Server:
 
     @property
     def _ends_by_loss(self) -> bool:
-        trouble = self._devices.trouble(self.settings)
-        return self.settings.exit_on_device_loss and trouble is not None
+        return self.settings.exit_on_device_loss and bool(self._devices.loss)
 
     def _hear_of_loss(self) -> None:
         """On any thread."""

@@ -19,11 +19,12 @@ from service.settings import Settings
 from service.translation.measures import TranslationMeasures
 from service.translation.options import DecodingOptions, EarlyStopping
 from service.translation.processors import TokenRules
-from service.translation.runner import Workers, open_runners
+from service.translation.runner import open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
 from service.translation.warmup import warm_up
 from service.translation.worker import DecodeWorker, StepResults
+from service.translation.workers import Workers
 
 
 class _Nobody:
@@ -49,7 +50,7 @@ class Decoder:
         self._scheduler = Scheduler(
             num_workers=num_cores(), encode_tokens_per_step=settings.encode_tokens_per_step
         )
-        runners = open_runners(bundle, precision, "cpu", Workers.of(settings))
+        runners = open_runners(bundle, precision, "cpu", Workers.of(settings, "cpu"))
         for runner in runners:
             warm_up(runner, card)
         rules = TokenRules.from_card(card)

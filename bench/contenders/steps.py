@@ -20,11 +20,12 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
-from service.translation.runner import Workers, open_runners
+from service.translation.runner import open_runners
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
 from service.translation.warmup import warm_up
 from service.translation.worker import DecodeWorker
+from service.translation.workers import Workers
 
 SOURCE_TOKENS = 16
 

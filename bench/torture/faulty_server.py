@@ -22,10 +22,11 @@ from service.server import Server, engine_factory
 from service.settings import Settings
 from service.translation.engine import TranslationEngine
 from service.translation.rows import RowTable
-from service.translation.runner import Room, Runner, Workers, open_runners
+from service.translation.runner import Room, Runner, open_runners
 from service.translation.selection import Floats
 from service.translation.sequence import Sequence as DecodedSequence
 from service.translation.tokenizer import Tokenizer
+from service.translation.workers import Workers
 
 POISON = "A very small penguin is reading a newspaper."
 NO_MEMORY = "Failed to allocate memory for requested buffer of size 1"

@@ -133,8 +133,10 @@ class ClassificationEngine:
         self._metrics = metrics
         self._num_threads = settings.image_threads or num_cores()
         self._preprocess = Preprocessor(card.image, max_pixels=settings.max_image_pixels)
+        self._trouble = partial(devices.trouble, settings, bundle)
+        self._max_queued = partial(devices.max_queued, settings, bundle, settings.max_queued_images)
         self._devices = devices
-        self._choose_placement = partial(devices.place, settings, bundle.task, bundle.precisions)
+        self._choose_placement = partial(devices.place, settings, bundle)
         self._open_runner = partial(open_runner, bundle, size=self._preprocess.size)
         self._classifier = Classifier(self._open, self._choose_placement())
         self._moving: asyncio.Task[None] | None = None
@@ -142,14 +144,14 @@ class ClassificationEngine:
         self._admission = Admission(
             self._backlog,
             unit="images",
-            max_queued=devices.max_queued(settings, settings.max_queued_images),
+            max_queued=self._max_queued(),
             caller_share=settings.caller_queue_share,
             on_ended=self._count_deadline,
         )
         self._image_seconds = self._fastest_image_seconds = 0.0
 
     @property
-    def device(self) -> str:
+    def device(self) -> Device:
         """ "cpu" or "cuda"."""
         return self._classifier.placement[0]
 
@@ -161,7 +163,7 @@ class ClassificationEngine:
     @property
     def degraded(self) -> str | None:
         """Why it does not serve as it was meant to; None while it does."""
-        return self._devices.trouble(self._settings)
+        return self._trouble()
 
     def start(self, on_change: Callable[[], None] = lambda: None) -> None:
         """Begin to serve, on the running loop; `on_change` is called there when a GPU is lost."""
@@ -355,9 +357,7 @@ class ClassificationEngine:
         self._loop.call_soon_threadsafe(self._begin_moving)
 
     def _begin_moving(self) -> None:
-        self._admission.max_queued = self._devices.max_queued(
-            self._settings, self._settings.max_queued_images
-        )
+        self._admission.max_queued = self._max_queued()
         self.on_change()
         if not self._settings.exit_on_device_loss:
             self._moving = asyncio.create_task(asyncio.to_thread(self._move))

@@ -26,11 +26,13 @@ from service.translation.options import (
     DecodingOptions,
     EarlyStopping,
     FinishReason,
+    Limits,
     Segmentation,
     default_options,
     limits_of,
 )
 from service.translation.results import Hypothesis, Timing, TranslationResult
+from service.translation.workers import Workers
 
 MAX_CONTENTS = 1024
 MAX_IMAGES = 64
@@ -201,7 +203,9 @@ def model_to_proto(model: Model, settings: Settings) -> model_pb2.Model:
     if model.card is not None:
         message.provenance.CopyFrom(_provenance_to_proto(model.card, message.precision))
     if isinstance(model.card, TranslationCard):
-        message.translation.CopyFrom(_translation_model(model.card, message.precision, settings))
+        workers = Workers.of(settings, "cuda" if message.device == "cuda" else "cpu")
+        limits = limits_of(model.card, message.precision, workers)
+        message.translation.CopyFrom(_translation_model(model.card, limits, settings))
     elif isinstance(model.card, ClassificationCard):
         message.classification.CopyFrom(_classification_model(model.card, settings))
     return message
@@ -219,9 +223,8 @@ def _provenance_to_proto(card: BundleCard, precision: str) -> model_pb2.Provenan
 
 
 def _translation_model(
-    card: TranslationCard, precision: str, settings: Settings
+    card: TranslationCard, options_limits: Limits, settings: Settings
 ) -> model_pb2.TranslationModel:
-    options_limits = limits_of(card, precision, settings)
     limits = model_pb2.TranslationLimits(
         max_source_tokens=options_limits.max_source_tokens,
         max_target_tokens=options_limits.max_target_tokens,

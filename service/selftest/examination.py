@@ -46,7 +46,7 @@ class Examination:
             }
         )
         self._speed_seconds = speed_seconds
-        _, self._served = self._place(self._settings)
+        self._home, self._served = self._place(self._settings)  # of the server's
         self._golden = read_golden(bundle)
         self._samples = _Samples(bundle, self._golden)
         self._answers: dict[str, Answers[Answer]] = {}
@@ -71,17 +71,26 @@ class Examination:
 
     def _place(self, settings: Settings) -> tuple[Device, str]:
         """Where the model would go, and in which precision. Raises BundleError."""
-        return DEVICES.place(settings, self._bundle.task, self._bundle.precisions)
+        return DEVICES.place(settings, self._bundle)
 
     def _precisions(self) -> list[str]:
         if self._settings.precision != "auto":
             return [self._served]
         return sorted(self._bundle.precisions, key=lambda precision: precision != "fp32")
 
+    def _settings_for(self, precision: str) -> Settings:
+        """The server's own; a precision that it does not serve may run on another device."""
+        update = {"precision": precision}
+        if precision != self._served and self._settings.device == "cuda":
+            update["device"] = "auto"
+        return self._settings.model_copy(update=update)
+
     async def _check(self, precision: str) -> None:
         begun = perf_counter()
-        settings = self._settings.model_copy(update={"precision": precision})
+        settings = self._settings_for(precision)
         device, _ = self._place(settings)
+        if device != self._home:
+            self._report.remarks.append(f"{precision} is examined on the {device.upper()}")
         with _warnings(self._report.notes):
             trial = self._samples.trial(settings)
         self._add(Finding("seconds to open", precision, f"{perf_counter() - begun:.2f}"))

@@ -28,11 +28,11 @@ from service.translation.measures import TranslationMeasures
 from service.translation.options import DecodingOptions
 from service.translation.placement import Placement
 from service.translation.processors import TokenRules
-from service.translation.runner import Workers
 from service.translation.scheduler import Scheduler
 from service.translation.sequence import Sequence
 from service.translation.warmup import Speed, warm_up
 from service.translation.worker import DecodeWorker, StepResults, StepRunner
+from service.translation.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Crew:
     @property
     def degraded(self) -> str | None:
         """Why it does not decode as it was meant to; None while it does."""
-        trouble = self._devices.trouble(self._settings)
+        trouble = self._devices.trouble(self._settings, self._bundle)
         return "; ".join(filter(None, (self.placement.narrowed, trouble, self._deaths))) or None
 
     @property
@@ -126,9 +126,10 @@ class Crew:
 
     def _open(self) -> SequenceOf[StepRunner]:
         """Warm runners. Raises BundleError."""
-        place, workers = self.placement, Workers.of(self._settings)
-        runners = self._open_runners(self._bundle, place.precision, place.device, workers)
-        self._log_caches()
+        place = self.placement
+        runners = self._open_runners(self._bundle, place.precision, place.device, place.workers)
+        if place.device == "cpu":
+            self._log_caches()
         self._speeds = [warm_up(runner, self._bundle.translation) for runner in runners]
         return runners
 
@@ -175,7 +176,7 @@ class Crew:
         self.scheduler.close()  # threads that had nothing to do end
         if not self._settings.exit_on_device_loss:
             waiting = self.scheduler.take_all()
-            self.scheduler = self._new_scheduler(Workers.of(self._settings).count)
+            self.scheduler = self._new_scheduler(Workers.of(self._settings, "cpu").count)
             try:
                 self.placement = Placement.choose(self._bundle, self._settings, self._devices)
                 self._moving = asyncio.create_task(self._move())

@@ -65,8 +65,10 @@ class DeviceLogits:
 
     def likeliest(self, rows: Ints) -> Ints:
         """The token of the largest logit of each of these rows, (len(rows),)."""
-        _, values, tokens = self._source.candidates(NUM_LIKELIEST)
-        values, tokens = values[rows], tokens[rows]
+        scores, values, tokens = (each[rows] for each in self._source.candidates(NUM_LIKELIEST))
+        broken = np.isnan(scores).any(axis=1)
+        if broken.any():  # a NaN is the largest to NumPy, and in no order to a device
+            self._ensure(rows[broken])
         best = values == values.max(axis=1, keepdims=True)
         chosen: Ints = np.where(best, tokens, self.shape[1]).min(axis=1)
         for place in self._places_fetched(rows):

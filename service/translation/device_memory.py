@@ -4,6 +4,7 @@ Knows ONNX Runtime, nothing of rows or models. With the device "cpu" all of it w
 is how it is tested; only the capture of CUDA graphs has no equivalent there.
 """
 
+import itertools
 import logging
 import math
 from collections import OrderedDict
@@ -104,8 +105,9 @@ class DeviceGraph:
             OrderedDict()
         )
         self._capture = capture
+        self._graph_ids = itertools.count(1)
         try:
-            self.session = self._open()
+            self.session = self._open(capture=capture)
         except BundleError as error:
             if not self.is_captured:
                 raise
@@ -127,7 +129,11 @@ class DeviceGraph:
             raise_if_device_lost(error)
             if not self._capture or is_out_of_memory(error):
                 raise self._failure(error) from error
-            self._give_up_capture(error)
+            try:
+                self._give_up_capture(error)
+            except BundleError as unopened:
+                raise_if_device_lost(unopened)
+                raise self._failure(unopened) from error
             self.run(key, tensors)
 
     def run_once(self, tensors: Tensors) -> list[NDArray[Any]]:
@@ -153,14 +159,18 @@ class DeviceGraph:
             self._bound[key] = self._bind(tensors()), self._next_graph()
             if len(self._bound) > MAX_BINDINGS and not self._capture:
                 self._bound.popitem(last=False)
-        self.session.run_with_iobinding(*self._bound[key])
+        try:
+            self.session.run_with_iobinding(*self._bound[key])
+        except Exception:
+            del self._bound[key]  # whatever was captured of it, is not replayed
+            raise
 
     def _next_graph(self) -> onnxruntime.RunOptions | None:
         """The options of runs that are captured as, and later replay, the next CUDA graph."""
         if not self._capture:
             return None
         options = onnxruntime.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(len(self._bound) + 1))
+        options.add_run_config_entry("gpu_graph_id", str(next(self._graph_ids)))
         return options
 
     def _bind(self, tensors: Tensors) -> Any:
@@ -175,14 +185,15 @@ class DeviceGraph:
             binding.bind_output(name, "cpu")
         return binding
 
-    def _open(self) -> onnxruntime.InferenceSession:
-        return open_session(self.path, device=self._device, threads=1, capture=self._capture)
+    def _open(self, *, capture: bool) -> onnxruntime.InferenceSession:
+        return open_session(self.path, device=self._device, threads=1, capture=capture)
 
     def _give_up_capture(self, error: Exception) -> None:
+        """Raises BundleError; then it may be tried again."""
+        self.session = self._open(capture=False)
         logger.warning("%s runs without CUDA graphs: %s", self.path.name, error)
         self._capture = False
         self._bound.clear()
-        self.session = self._open()
 
     def _failure(self, error: Exception) -> DeviceError:
         kind = DeviceMemoryError if is_out_of_memory(error) else DeviceError

@@ -9,6 +9,7 @@ Letters: R rows, B batch, S source capacity, T target capacity, H heads, D head 
 and value of every layer), V vocabulary, C candidates.
 """
 
+import logging
 import math
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from service.errors import BundleError
 from service.runtime import Device, check_tensors
 from service.translation.caches import CAPACITY_STEP, CacheSizes, round_up
 from service.translation.device_logits import DeviceLogits
-from service.translation.device_memory import DeviceBuffer, DeviceError, DeviceGraph, Tensors, View
+from service.translation.device_memory import DeviceBuffer, DeviceGraph, Tensors, View
 from service.translation.rows import RowTable
 from service.translation.selection import Floats, Ints
 from service.translation.sequence import Sequence
@@ -31,12 +32,14 @@ from service.translation.sequence import Sequence
 if TYPE_CHECKING:
     from service.bundle import Bundle, GraphName
 
+logger = logging.getLogger(__name__)
+
 GRAPHS = Path(__file__).parent / "device_graphs"
 
 # Attention is told the longest length of a step rounded up to one of these, or the capacity: it
 # shares work out by it, and a captured graph has it baked in.
 LENGTHS = (64, 256)
-NUM_CANDIDATES = (4, 16, 64)  # that graphs are made for; more where a search wants more
+NUM_CANDIDATES = (4, 16, 64)  # that graphs are made for; else a power of two
 ENCODED_TOKENS = 4096  # padded source tokens encoded in one run, at most
 COPIED_BYTES = 64 << 20  # of caches copied in one run
 WORD_BYTES = 4
@@ -243,6 +246,8 @@ class Candidates:
 class DeviceRunner:
     """The rows of one decode worker on a device."""
 
+    steps_parts = False  # what its graphs are captured for is a prefix
+
     def __init__(
         self,
         model: DeviceModel,
@@ -324,6 +329,16 @@ class DeviceRunner:
         """Whether decode steps replay CUDA graphs."""
         return self._decoder.is_captured
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of the attention caches of all rows, taken for good."""
+        return self._own_cache.num_bytes + self._cross_cache.num_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Of what lies beside them for good; the runtime has the weights and what it computes."""
+        return self._encoded_cache.num_bytes + self._logits.num_bytes
+
     def room(self) -> "FreeRows":
         """For the sequences that may join now."""
         return FreeRows(self.table.num_free)
@@ -339,7 +354,7 @@ class DeviceRunner:
         for num_rows in self._buckets:
             for lengths in self._all_lengths() if self.is_captured else [self._lengths()]:
                 self.run_bucket(num_rows, lengths)
-            for count in NUM_CANDIDATES[:2]:
+            for count in NUM_CANDIDATES:
                 self.candidates(count)
         for layout in self._encoded:
             for batch in self._batches(layout):
@@ -369,12 +384,10 @@ class DeviceRunner:
     def step(self, rows: range | None = None) -> Floats:
         """One decode step over all running rows: their logits (R, V), valid until the next.
 
-        They stay on the device; what stands for them fetches what is asked of it. Raises
-        DeviceError, also for less than all rows: what its graphs are captured for is a prefix.
+        They stay on the device; what stands for them fetches what is asked of it. `rows` are all.
+        Raises DeviceError.
         """
         num_rows = self.table.num_rows
-        if rows is not None and len(rows) < num_rows:
-            raise DeviceError(f"a device steps all of its {num_rows} rows, not {len(rows)}")
         self._make_moves()
         self._inputs.write(self.table)
         self.run_bucket(num_rows)
@@ -398,11 +411,13 @@ class DeviceRunner:
 
         Moves are made together, before whatever comes next.
         """
+        if target in self._moves.values():  # left over from a copy that failed
+            self._make_moves()
         self._moves[target] = self._moves.pop(source, source)
 
     def candidates(self, count: int) -> tuple[Floats, Floats, Ints]:
         """Of the last step's logits: log-probabilities, best first, logits and tokens (R, C)."""
-        kind = next((size for size in NUM_CANDIDATES if size >= count), count)
+        kind = next((size for size in NUM_CANDIDATES if size >= count), _power_of_two(count))
         kind = min(kind, self._model.vocab_size)
         if kind not in self._found:
             self._found[kind] = self._candidates.find(self._logits_of(self._num_rows), kind)
@@ -473,15 +488,18 @@ class DeviceRunner:
         return list(product(_lengths_of(self._own), _lengths_of(self._cross)))
 
     def _make_moves(self) -> None:
-        """All at once: they go from behind the rows that remain to gaps among these."""
+        """All at once: they go from behind the rows that remain to gaps among these.
+
+        Raises DeviceError; then they are still to be made.
+        """
         if not self._moves:
             return
         targets, sources = np.array(list(self._moves)), np.array(list(self._moves.values()))
         lengths, ends = self.table.lengths[targets], self.table.source_ends[targets]
-        self._moves.clear()
         if longest := int(lengths.max()):
             self._own_copies.copy(sources, targets, longest)
         self._cross_copies.copy(sources, targets, int(ends.max()) + 1)
+        self._moves.clear()
 
     def _encoded_together(self, sequences: SequenceOf[Sequence]) -> list[list[Sequence]]:
         """Groups of similar length, the longest last: as many as fit, for on a GPU a run takes as
@@ -567,6 +585,14 @@ def open_device_runner(
             opened.session, inputs=tensors.inputs, outputs=tensors.outputs, graph=str(opened.path)
         )
     runner.warm_up()
+    num_rows = runner.table.capacity
+    logger.info(
+        "%s/%s: %d rows on %s, %.0f MiB of attention caches and %.0f MiB of encoded sources and "
+        "logits%s",
+        *(bundle.name, bundle.version, num_rows, device),
+        *(runner.cache_bytes / (1 << 20), runner.fixed_bytes / (1 << 20)),
+        f"; max_rows of {max_rows} need more cache_memory" if num_rows < max_rows else "",
+    )
     return runner
 
 

@@ -26,6 +26,7 @@ from service.errors import (
     ResourceExhausted,
 )
 from service.metrics import Metrics
+from service.runtime import Device
 from service.settings import Settings
 from service.timeline import current_timeline
 from service.translation.call import Call, Emit
@@ -73,7 +74,7 @@ class TranslationEngine:
         self._take_place()
 
     @property
-    def device(self) -> str:
+    def device(self) -> Device:
         """ "cpu" or "cuda"."""
         return self._placement.device
 

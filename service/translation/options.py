@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from service.cores import num_cores
 from service.errors import InvalidOption
 from service.translation.caches import CacheSizes
 
 if TYPE_CHECKING:
     from service.bundle import TranslationCard
-    from service.settings import Settings
+    from service.translation.workers import Workers
 
 # More beams than this gain nothing (Koehn and Knowles 2017) and crowd others out of the batch.
 MAX_BEAM_SIZE = 32
@@ -70,19 +69,13 @@ class Limits:
     max_beam_size: int
 
 
-def num_decode_workers(settings: "Settings") -> int:
-    """Decoding threads of every model."""
-    return settings.decode_workers or num_cores()
-
-
-def limits_of(card: "TranslationCard", precision: str, settings: "Settings") -> Limits:
+def limits_of(card: "TranslationCard", precision: str, workers: "Workers") -> Limits:
     """What a decode worker takes: the longest sequence must fit, with a row for each beam."""
-    cache_bytes = settings.cache_memory // num_decode_workers(settings)
-    max_rows = cache_bytes // CacheSizes.of(card, precision).longest_row_bytes
+    max_rows = workers.cache_bytes_each // CacheSizes.of(card, precision).longest_row_bytes
     return Limits(
         max_source_tokens=card.limits.max_source_tokens,
         max_target_tokens=card.limits.max_target_tokens,
-        max_beam_size=min(MAX_BEAM_SIZE, settings.max_rows, max_rows),
+        max_beam_size=min(MAX_BEAM_SIZE, workers.max_rows, max_rows),
     )
 
 

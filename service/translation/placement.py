@@ -9,13 +9,8 @@ from service.errors import BundleError
 from service.runtime import Device
 from service.settings import Settings
 from service.translation.caches import CacheSizes
-from service.translation.options import (
-    DecodingOptions,
-    Limits,
-    default_options,
-    limits_of,
-    num_decode_workers,
-)
+from service.translation.options import DecodingOptions, Limits, default_options, limits_of
+from service.translation.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +19,7 @@ class Placement:
 
     device: Device
     precision: str
+    workers: Workers
     limits: Limits
     default_options: DecodingOptions
     narrowed: str | None  # what to say where this server decodes with fewer beams than the model's
@@ -33,26 +29,27 @@ class Placement:
     def choose(cls, bundle: Bundle, settings: Settings, devices: Devices) -> Self:
         """Where the model goes now. Raises BundleError."""
         card = bundle.translation
-        device, precision = devices.place(settings, bundle.task, bundle.precisions)
-        limits = limits_of(card, precision, settings)
+        device, precision = devices.place(settings, bundle)
+        workers = Workers.of(settings, device)
+        limits = limits_of(card, precision, workers)
         if not limits.max_beam_size:
-            raise BundleError(_too_little_memory(card, precision, settings))
+            raise BundleError(_too_little_memory(card, precision, workers))
         return cls(
             device,
             precision,
+            workers,
             limits,
             default_options(card, max_beam_size=limits.max_beam_size),
             _narrowed(card, limits.max_beam_size),
-            devices.max_queued(settings, settings.max_queued_sequences),
+            devices.max_queued(settings, bundle, settings.max_queued_sequences),
         )
 
 
-def _too_little_memory(card: TranslationCard, precision: str, settings: Settings) -> str:
+def _too_little_memory(card: TranslationCard, precision: str, workers: Workers) -> str:
     num_bytes = CacheSizes.of(card, precision).longest_row_bytes
-    workers = num_decode_workers(settings)
     return (
-        f"the longest sequence needs {num_bytes:,} bytes of attention caches; {workers} decode "
-        f"workers share a cache_memory of {settings.cache_memory:,}"
+        f"the longest sequence needs {num_bytes:,} bytes of attention caches; {workers.count} "
+        f"decode workers share a cache_memory of {workers.cache_bytes:,}"
     )
 
 

@@ -10,7 +10,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,16 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, TranslationCard
-from service.cores import num_cores
 from service.runtime import Device
-from service.settings import Settings
 from service.translation.caches import CAPACITY_STEP, CachePool, CacheSizes, round_up
 from service.translation.device_runner import DeviceRunner, open_device_runner
 from service.translation.graphs import Graphs
-from service.translation.options import num_decode_workers
 from service.translation.rows import RowTable
 from service.translation.selection import Floats, Ints
 from service.translation.sequence import Sequence
+from service.translation.workers import DEFAULT_CACHE_BYTES, Workers
 
 # What another run of the encoder takes, in tokens that it would encode meanwhile (measured: 10 with
 # the default bundle, 12 at base size). Sources are encoded together, padded to the longest, where
@@ -36,7 +33,6 @@ RUN_TOKENS = 10
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CACHE_BYTES = 1 << 30
 SHRINK = 2  # caches this many times longer than needed are made shorter
 MAX_BINDINGS = 1024  # a few kilobytes each
 NUM_TIMED_STEPS = 5
@@ -46,6 +42,8 @@ SMALLEST_PARALLEL_WEIGHTS = 8_000_000  # of a decoder; smaller ones did not gain
 
 class Runner:
     """The rows of one decode worker: their table, their caches, and the two graphs over them."""
+
+    steps_parts = True
 
     def __init__(
         self, graphs: Graphs, max_rows: int, cache_bytes: int = DEFAULT_CACHE_BYTES
@@ -234,34 +232,12 @@ class Room:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """How many runners, and what each may use."""
-
-    count: int
-    max_rows: int
-    cache_bytes: int = DEFAULT_CACHE_BYTES  # of all together
-    threads_alone: int = 1  # of a runner while the others have nothing to do
-    fixed_bucket: bool = False  # on a GPU: the same number of rows at any load
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Workers":
-        """Those of every model of a server."""
-        return cls(
-            count=num_decode_workers(settings),
-            max_rows=settings.max_rows,
-            cache_bytes=settings.cache_memory,
-            threads_alone=settings.threads_alone or num_cores(),
-            fixed_bucket=settings.deterministic,
-        )
-
-
 def open_runners(
     bundle: Bundle, precision: str, device: Device, workers: Workers
 ) -> list[Runner] | list[DeviceRunner]:
     """Runners over one pair of sessions, or two where those on several threads gain.
 
-    A GPU has one for all rows. Raises BundleError.
+    Raises BundleError.
     """
     if device == "cuda":
         return [
@@ -275,8 +251,9 @@ def open_runners(
             )
         ]
     graphs = Graphs.open(bundle, precision, device)
-    cache_bytes = workers.cache_bytes // workers.count
-    runners = [Runner(graphs, workers.max_rows, cache_bytes) for _ in range(workers.count)]
+    runners = [
+        Runner(graphs, workers.max_rows, workers.cache_bytes_each) for _ in range(workers.count)
+    ]
     # With more threads than heads a row's attention is split, and rounds differently.
     threads = min(workers.threads_alone, graphs.card.architecture.num_heads)
     if threads > 1 and _num_weights(graphs.card) > SMALLEST_PARALLEL_WEIGHTS:

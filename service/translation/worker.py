@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from service.errors import AttendantError, InternalError, NoMemory
-from service.faults import DeviceLost, Failures, raise_if_device_lost, run_by_halves
+from service.faults import (
+    DeviceLost,
+    Failures,
+    is_out_of_memory,
+    raise_if_device_lost,
+    run_by_halves,
+)
 from service.translation.measures import TranslationMeasures
 from service.translation.processors import TokenRules
 from service.translation.rows import RowTable
@@ -38,6 +44,7 @@ class StepRunner(Protocol):
 
     table: RowTable
     alone: bool  # set before each turn: no other worker of the model computes
+    steps_parts: bool  # whether a step may be run for some of the rows
 
     def room(self) -> Room:
         """For the sequences that may join now."""
@@ -244,7 +251,7 @@ class DecodeWorker:
         begun = time.monotonic()
         paddings: list[int] = []
         failures = run_by_halves(lambda some: paddings.append(self._runner.admit(some)), joining)
-        _log("an encoder run", failures, len(joining))
+        _log(f"an encoder run of {len(joining)} sequences", failures, len(joining))
         self._learn_of_memory(failures)
         self._starve(failures.starved, results)
         self._fail(failures.members, results)
@@ -292,7 +299,8 @@ class DecodeWorker:
         """Give every row its next token.
 
         Where that fails nobody knows what it had changed before. So all begin anew, and until they
-        have ended tokens are chosen for one sequence after the other: the culprit fails alone.
+        have ended tokens are chosen for one sequence after the other: the culprit fails alone. A
+        device that had no memory for it has no culprit.
         """
         self._suspects = [one for one in self._suspects if not one.has_ended]
         if self._suspects:
@@ -305,6 +313,10 @@ class DecodeWorker:
         except Exception as error:
             raise_if_device_lost(error)
             logger.exception("choosing tokens for %d sequences failed", len(self._running))
+            if is_out_of_memory(error):
+                self._lower_row_budget()
+                self._starve(list(self._running), results)
+                return
             self._suspects = list(self._running)
             self._set_back(self._suspects, "error")
 
@@ -315,7 +327,10 @@ class DecodeWorker:
         except Exception as error:
             raise_if_device_lost(error)
             logger.exception("choosing tokens for one sequence failed")
-            self._fail([sequence], results)
+            if is_out_of_memory(error):
+                self._starve([sequence], results)
+            else:
+                self._fail([sequence], results)
 
     def _logits(self, results: StepResults) -> Floats | None:
         """Those of one step, (R, V); sequences that make it fail end with an error.
@@ -325,31 +340,38 @@ class DecodeWorker:
         table = self._runner.table
         logits: list[Floats] = []  # the same memory, once for each part of the rows
 
-        def step(rows: SequenceOf[int]) -> None:
-            logits.append(self._runner.step(range(rows[0], rows[-1] + 1)))
+        def step(parts: SequenceOf[range]) -> None:
+            logits.append(self._runner.step(range(parts[0].start, parts[-1].stop)))
 
-        failures = run_by_halves(step, range(table.num_rows))
-        _log("a decode step", failures, table.num_rows)
+        rows = range(table.num_rows)
+        parts = [range(row, row + 1) for row in rows] if self._runner.steps_parts else [rows]
+        failures = run_by_halves(step, parts)
+        _log(f"a decode step of {len(rows)} rows", failures, len(parts))
         self._learn_of_memory(failures)
         failed = self._owners(failures.members)
         starved = [one for one in self._owners(failures.starved) if one not in failed]
+        if len(starved) == len(self._running) > 1:
+            return None  # those over the row budget wait from the next turn on: it was halved
         self._starve(starved, results)
         self._fail(failed, results)
         return logits[-1] if self._running else None
 
-    def _owners(self, rows: SequenceOf[int]) -> list[Sequence]:
+    def _owners(self, parts: SequenceOf[range]) -> list[Sequence]:
         """Whose rows these are, each once."""
-        owners = (self._runner.table.owners[row] for row in rows)
+        owners = (self._runner.table.owners[row] for rows in parts for row in rows)
         return list(dict.fromkeys(owner for owner in owners if owner is not None))
 
     def _learn_of_memory(self, failures: Failures[Any]) -> None:
         if failures.lack_memory:
-            num_rows = self._num_rows
-            self._row_budget = max(1, num_rows // 2)
-            logger.warning("no memory for %d rows; %d from now", num_rows, self._row_budget)
+            self._lower_row_budget()
+
+    def _lower_row_budget(self) -> None:
+        num_rows = self._num_rows
+        self._row_budget = max(1, num_rows // 2)
+        logger.warning("no memory for %d rows; %d from now", num_rows, self._row_budget)
 
     def _starve(self, sequences: list[Sequence], results: StepResults) -> None:
-        """There was no memory for these, each alone in a run.
+        """There was no memory for these.
 
         They wait until there are fewer beside them, and end with an error where nobody is.
         """
@@ -415,9 +437,9 @@ def _log(what: str, failures: Failures[Any], count: int) -> None:
     if failures.errors:
         num_failed = len(failures.members) + len(failures.starved)
         logger.error(
-            "%s of %d failed, again by halves for %d of them",
+            "%s failed, alone too for %d of %d parts",
             what,
-            count,
             num_failed,
+            count,
             exc_info=failures.errors[-1],
         )

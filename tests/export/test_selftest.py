@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from export.bundling import export_classification, export_translation, to_numpy
+from export.bundling import Storage, export_classification, export_translation, to_numpy
 from export.golden import read_small
 from export.graphs.products import DynamicProducts, FloatProducts, Products
 from export.graphs.translation import TranslationGraphs
@@ -20,6 +20,7 @@ from export.seq2seq import Transformer
 from export.verify.translation import SENTENCES
 from service.bundle import Bundle
 from service.classification.runner import ClassifierRunner
+from service.devices import DEVICES
 from service.errors import BundleError
 from service.golden import read_golden
 from service.selftest import self_test
@@ -131,6 +132,27 @@ def test_sound_bundles_pass(run: Callable[..., tuple[int, str]], sound: Path) ->
     assert text.count(f"{4 * NUM_IMAGES} of {4 * NUM_IMAGES}") == 2
     assert "tokens/s together, beam 4" in text
     assert "images/s together" in text
+
+
+def test_what_a_gpu_does_not_compute_is_examined_on_the_cpu_though_a_gpu_was_asked_for(
+    run: Callable[..., tuple[int, str]],
+    tokenizer_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """fp32 was left out there, with a note, and fp16 had nothing to be compared with."""
+    export_translation(
+        random_transformer(),
+        tokenizer_path,
+        tmp_path / "tiny" / "1",
+        description=describe(),
+        storage=Storage(precisions=("fp32", "fp16")),
+    )
+    monkeypatch.setattr(DEVICES, "_choose", lambda setting: "cpu" if setting == "cpu" else "cuda")
+    _, text = run(tmp_path, device="cuda")
+    assert "fp32 is examined on the CPU" in text
+    assert "fp32 cannot run here" not in text
+    assert row(text, "in company as alone, to the bit")
 
 
 def test_a_precision_that_is_asked_for_is_tested_alone(

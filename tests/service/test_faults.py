@@ -1,6 +1,7 @@
 """Who made it fail, and whether it was the device."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 
@@ -82,6 +83,14 @@ def test_who_finds_no_memory_alone_is_run_again_a_moment_later(
     assert len(runs) == 7 + 7 + len(MEMORY_PAUSES_SECONDS)
 
 
+@dataclass(frozen=True)
+class Model:
+    """What is known of a bundle."""
+
+    task: str
+    precisions: tuple[str, ...]
+
+
 @pytest.mark.parametrize(
     ("task", "asked", "shipped", "expected"),
     [
@@ -97,15 +106,16 @@ def test_what_no_gpu_computes_goes_to_the_cpu(
     task: str, asked: Precision, shipped: tuple[str, ...], expected: tuple[str, str]
 ) -> None:
     devices = Devices(choose=lambda setting: "cuda")
-    assert devices.place(Settings(precision=asked), task, shipped) == expected
+    model = Model(task, shipped)
+    assert devices.place(Settings(precision=asked), model) == expected
     told = Settings(precision=asked, device="cuda")
     if expected[0] == "cuda":
-        assert devices.place(told, task, shipped) == expected
+        assert devices.place(told, model) == expected
     else:
         with pytest.raises(
             BundleError, match=rf"a GPU computes {task} in fp16.*, found fp32, int8"
         ):
-            devices.place(told, task, shipped)
+            devices.place(told, model)
 
 
 def test_who_watches_hears_of_a_loss_once_and_models_go_to_the_cpu() -> None:
@@ -116,15 +126,28 @@ def test_who_watches_hears_of_a_loss_once_and_models_go_to_the_cpu() -> None:
     devices.watch(gone)
     devices.unwatch(gone)
     settings = Settings(precision="fp16")
-    shipped = ("fp32", "int8", "fp16")
-    assert devices.place(settings, "translation", shipped) == ("cuda", "fp16")
-    assert devices.max_queued(settings, 80) == 80
+    model = Model("translation", ("fp32", "int8", "fp16"))
+    assert devices.place(settings, model) == ("cuda", "fp16")
+    assert devices.max_queued(settings, model, 80) == 80
     devices.lose("first")
     devices.lose("second")
     devices.watch(lambda: heard.append("late"))
     assert heard == ["early", "late"]
-    assert devices.place(settings, "translation", shipped) == ("cpu", "int8")
-    assert devices.max_queued(settings, 80) == 80 * QUEUE_SHARE_AFTER_LOSS
-    assert devices.max_queued(settings, 1) == 1
-    assert devices.trouble(settings) == "the GPU was lost: first, on the CPU from now on"
-    assert devices.trouble(Settings(device="cpu")) is None
+    assert devices.place(settings, model) == ("cpu", "int8")
+    assert devices.max_queued(settings, model, 80) == 80 * QUEUE_SHARE_AFTER_LOSS
+    assert devices.max_queued(settings, model, 1) == 1
+    assert devices.trouble(settings, model) == "the GPU was lost: first, on the CPU from now on"
+    assert devices.trouble(Settings(device="cpu"), model) is None
+
+
+def test_what_was_always_on_the_cpu_has_lost_nothing_with_a_gpu() -> None:
+    """Such models were called degraded, and let in an eighth of their queue."""
+    devices = Devices(choose=lambda setting: "cuda")
+    devices.lose("it fell off the bus")
+    for precision, shipped in (("auto", ("fp32", "int8")), ("int8", ("fp32", "int8", "fp16"))):
+        settings = Settings.model_validate({"precision": precision})
+        model = Model("translation", shipped)
+        assert devices.place(settings, model) == ("cpu", "int8")
+        assert devices.trouble(settings, model) is None
+        assert devices.max_queued(settings, model, 80) == 80
+    assert devices.trouble(Settings(), Model("translation", ("fp32", "fp16"))) is not None

@@ -68,6 +68,7 @@ class FakeRunner:
         self.table = RowTable(max_rows, max_target_tokens)
         self.num_steps = 0
         self.alone = False
+        self.steps_parts = True
         self.failing_steps: set[int] = set()
         self.rows_in_memory = max_rows
         self.dying_steps: set[int] = set()  # before which the worker's thread dies

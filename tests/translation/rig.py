@@ -14,7 +14,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.translation.engine import TranslationEngine
 from service.translation.options import DecodingOptions
-from service.translation.runner import Workers
+from service.translation.workers import Workers
 from tests.translation.fakes import FakeRunner, reading
 
 TIMEOUT_SECONDS = 60  # of a broken engine

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 from service.bundle import Bundle
+from service.devices import Devices
+from service.errors import BundleError
 from service.metrics import Metrics
 from service.settings import Settings
 from service.translation.caches import CachePool, CacheSizes, round_up
 from service.translation.engine import TranslationEngine
 from service.translation.options import DecodingOptions
-from service.translation.runner import Workers, open_runners
+from service.translation.placement import Placement
+from service.translation.runner import open_runners
+from service.translation.workers import Workers
 from tests.translation.fakes import Bench, make_sequence
 
 SIZES = CacheSizes(
@@ -97,6 +101,17 @@ async def test_a_thousand_long_texts_at_once_finish_on_16_mib(bundle: Bundle) ->
     assert found.results[0].num_source_tokens >= 500
     assert len({result.hypotheses[0].text for result in found.results}) == 1
     assert threading.active_count() < 20
+
+
+def test_a_gpu_has_all_of_the_budget_however_many_cores_there_are(bundle: Bundle) -> None:
+    """It was divided by the decode workers of the CPU: no beam was left on a host of 64 cores."""
+    settings = Settings.model_validate({"cache_memory": 4 * MIB, "decode_workers": 64})
+    on_gpu = Placement.choose(bundle, settings, Devices(choose=lambda setting: "cuda"))
+    assert (on_gpu.device, on_gpu.workers.count) == ("cuda", 1)
+    row_bytes = CacheSizes.of(bundle.translation, "fp16").longest_row_bytes
+    assert on_gpu.limits.max_beam_size == 4 * MIB // row_bytes > 1
+    with pytest.raises(BundleError, match=r"64 decode workers share a cache_memory of 4,194,304"):
+        Placement.choose(bundle, settings, Devices(choose=lambda setting: "cpu"))
 
 
 def test_a_budget_that_no_sequence_fits_is_refused(bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.bundle import Bundle
-from service.devices import Devices
+from service.devices import Devices, Shipped
 from service.errors import BundleError, ModelUnavailable, Overloaded, Unavailable
 from service.metrics import Metrics
 from service.runtime import Device
@@ -22,8 +22,9 @@ from service.translation.device_runner import open_device_runner
 from service.translation.engine import TranslationEngine
 from service.translation.options import DecodingOptions
 from service.translation.results import TextFinished
-from service.translation.runner import Workers, open_runners
+from service.translation.runner import open_runners
 from service.translation.worker import StepRunner
+from service.translation.workers import Workers
 from tests.losses import ILLEGAL_ACCESS, LOSSES
 from tests.translation.fakes import FakeRunner
 from tests.translation.rig import TIMEOUT_SECONDS, Gate, Rig, copied
@@ -160,7 +161,7 @@ async def test_a_stream_whose_words_were_sent_ends_and_one_that_waits_goes_on(
 class NarrowOnCpu(Devices):
     """Where caches take four times as much on the CPU as on the GPU."""
 
-    def place(self, settings: Settings, task: str, precisions: Sequence[str]) -> tuple[Device, str]:
+    def place(self, settings: Settings, model: Shipped) -> tuple[Device, str]:
         return ("cpu", "fp32") if self.loss else ("cuda", "int8")
 
 

@@ -1,17 +1,20 @@
 """The runner for devices gives the answers of the CPU's, here over the CPU's memory."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from service import faults
 from service.bundle import Bundle
 from service.errors import BundleError
 from service.faults import is_out_of_memory
 from service.metrics import Metrics
 from service.runtime import Device
 from service.settings import Settings
+from service.translation import device_memory
 from service.translation.device_memory import (
     DeviceBuffer,
     DeviceError,
@@ -30,15 +33,18 @@ from service.translation.engine import TranslationEngine
 from service.translation.graphs import Graphs
 from service.translation.options import DecodingOptions, EarlyStopping
 from service.translation.processors import TokenRules
-from service.translation.runner import Runner, Workers, open_runners
+from service.translation.runner import Runner, open_runners
 from service.translation.sequence import Sequence
 from service.translation.tokenizer import Tokenizer
 from service.translation.worker import StepRunner
+from service.translation.workers import Workers
+from tests.losses import NO_MEMORY
 from tests.translation.fakes import Bench, make_sequence
 
 NUM_SENTENCES = 40
 MAX_ROWS = 24
 CACHE_BYTES = 1 << 30
+MAX_REFUSED = 6  # runs of one graph
 SCORE_TOLERANCE = 1e-5  # the same sums, in another order
 
 
@@ -170,6 +176,77 @@ def test_moves_of_rows_that_have_not_been_made_follow_each_other(
     assert (runner._cross_cache.read()[:, 1, :, :8] == cross[:, 7, :, :8]).all()
 
 
+class ForgetfulSession:
+    """A session of ONNX Runtime that finds no memory on its device, every so many runs, for
+    several sequences, until it has found none often enough."""
+
+    def __init__(self, session: Any, every: int, runner: DeviceRunner) -> None:
+        self._session = session
+        self._every = every
+        self._owners = runner.table.owners
+        self._num_runs = self.num_refused = 0
+
+    def io_binding(self) -> Any:
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
+        self._num_runs += 1
+        several = len({id(owner) for owner in self._owners if owner is not None}) > 1
+        if several and self._num_runs % self._every == 0 and self.num_refused < MAX_REFUSED:
+            self.num_refused += 1
+            raise RuntimeError(NO_MEMORY)
+        self._session.run_with_iobinding(binding, options)
+
+
+@pytest.mark.parametrize(
+    ("graph", "every"),
+    [
+        *(("_encoder", 3), ("_decoder", 4), ("_transfer", 3), ("_candidates", 40)),
+        *(("_fetch", 25), ("_edit", 2)),
+    ],
+)
+def test_a_device_that_has_no_memory_for_a_run_harms_no_answer(
+    bundle: Bundle,
+    graphs: Graphs,
+    model: DeviceModel,
+    sources: list[list[int]],
+    graph: str,
+    every: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ended all who ran, and rows whose move had failed went on with another row's past."""
+    monkeypatch.setattr(faults, "MEMORY_PAUSES_SECONDS", ())
+    rules, rng = rules_of(bundle, "plain"), random.Random(11)
+    options = [random_options(rng) for _ in sources]
+    expected, found = (
+        [make_sequence(source, one) for source, one in zip(sources, options, strict=True)]
+        for _ in range(2)
+    )
+    for sequence in expected:
+        Bench(Runner(graphs, sequence.beam_size), rules=rules).run(sequence)
+    runner = DeviceRunner(model, MAX_ROWS, CACHE_BYTES)
+    owner = getattr(runner, graph)
+    owner = getattr(owner, "_graph", owner)
+    owner.session = session = ForgetfulSession(owner.session, every, runner)
+    decode(runner, rules, found, seed=2)
+    assert session.num_refused > 1
+    assert_same(found, expected)
+
+
+def test_a_row_without_numbers_disturbs_no_other(model: DeviceModel) -> None:
+    """Its likeliest token was one behind the vocabulary, and an IndexError everybody's."""
+    runner = DeviceRunner(model, 4, CACHE_BYTES)
+    runner.table.num_rows = 4
+    logits = runner.step()
+    expected = logits.argmax(axis=1)
+    logits = runner.step()
+    logits[np.array([2]), np.array([7])] = np.nan
+    found = logits.argmax(axis=1)
+    assert found[2] == 7  # as NumPy has it
+    assert found[[0, 1, 3]].tolist() == expected[[0, 1, 3]].tolist()
+    assert np.isfinite(logits[np.arange(4), found]).tolist() == [True, True, False, True]
+
+
 def test_steps_run_over_powers_of_two_and_all_rows() -> None:
     assert buckets(1) == (1,)
     assert buckets(24) == (1, 2, 4, 8, 16, 24)
@@ -246,6 +323,23 @@ def test_where_nothing_can_be_captured_graphs_run_as_they_are(
     assert not caplog.text
     with pytest.raises(DeviceError, match=r"device cpu failed in edit\.onnx"):
         edited(graph, 7)
+
+
+def test_a_graph_that_cannot_be_opened_again_is_an_error_of_the_device_until_it_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = DeviceGraph(GRAPHS / "edit.onnx", "cpu", capture=True)
+    graph.session = WithoutGraphs(graph.session)
+    with monkeypatch.context() as patch:
+        patch.setattr(device_memory, "open_session", _find_no_memory)
+        for _ in range(2):
+            with pytest.raises(DeviceMemoryError, match=r"failed in edit\.onnx: expected a graph"):
+                edited(graph, 1)
+    assert edited(graph, 1) == [0.0, 1.0, 0.0]
+
+
+def _find_no_memory(path: Path, **given: object) -> None:
+    raise BundleError(f"expected a graph in {path}, found: {NO_MEMORY}")
 
 
 def test_a_lack_of_memory_is_told_from_a_failure() -> None:

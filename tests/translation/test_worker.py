@@ -115,10 +115,16 @@ def test_a_step_that_fails_ends_the_culprit_and_nobody_else(culprit: int, beam_s
     assert reading(bench.metrics, ended, reason="length") == 2
 
 
+@pytest.mark.parametrize("steps_parts", [True, False], ids=["in parts", "as one"])
 @pytest.mark.parametrize("beam_size", [1, 4])
-def test_who_finds_no_memory_runs_fewer_rows_and_nobody_fails(beam_size: int) -> None:
+def test_who_finds_no_memory_runs_fewer_rows_and_nobody_fails(
+    beam_size: int, steps_parts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, whose steps are run as one, a single lack of memory ended everybody."""
+    monkeypatch.setattr(faults, "MEMORY_PAUSES_SECONDS", (0.0,))
     runner = FakeRunner(SCRIPT)
     runner.rows_in_memory = 6
+    runner.steps_parts = steps_parts
     bench = Bench(runner)
     sequences = [one for _ in range(4) for one in three(beam_size)]
     rows_at_steps: list[int] = []
