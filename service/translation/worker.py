@@ -122,7 +122,8 @@ class DecodeWorker:
         self._measures = measures
         self._deliver = deliver
         self._running: list[Sequence] = []
-        # A step that finds no memory halves it, one that does adds a row.
+        # A lack of memory halves it, and who is done adds a row: between two that set everybody
+        # back somebody has been answered.
         self._row_budget = runner.table.capacity
         self._suspects: list[Sequence] = []  # one of them makes the search fail
         self._on_death = on_death
@@ -292,8 +293,9 @@ class DecodeWorker:
         self._measures.stepped(now - begun, num_rows)
         for sequence in self._running:
             sequence.first_token_at = sequence.first_token_at or now
-        self._retire([sequence for sequence in self._running if sequence.is_done], results)
-        self._row_budget = min(self._row_budget + 1, self._runner.table.capacity)
+        done = [sequence for sequence in self._running if sequence.is_done]
+        self._retire(done, results)
+        self._row_budget = min(self._row_budget + len(done), self._runner.table.capacity)
 
     def _choose_tokens(self, logits: Floats, results: StepResults) -> None:
         """Give every row its next token.
