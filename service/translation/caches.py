@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.bundle import TranslationCard
 
 CAPACITY_STEP = 8  # capacities are multiples of it
+ALIGNMENT = 64  # bytes, of a line of the processor's caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class CachePool:
     """Self- and cross-attention caches of rows 0 to num_rows - 1, views of one buffer.
 
     `own` is (P, R, H, T, D), `cross` (P, R, H, S, D); a row's tokens lie at the front of T and S.
-    R is `max_rows`, or less where the buffer does not take so many at these capacities.
+    R is `max_rows`, or less where the buffer does not take so many at these capacities. `own` is at
+    the buffer's front, `cross` at its end: mostly one becomes longer, and the other may stay.
     """
 
     own: NDArray[Any]
@@ -77,7 +79,7 @@ class CachePool:
         self.num_bytes = min(max_bytes, max_rows * sizes.longest_row_bytes)
         # Whether all rows fit whatever their lengths.
         self.takes_all = self.num_bytes == max_rows * sizes.longest_row_bytes
-        self._pages = mmap.mmap(-1, self.num_bytes)
+        self._pages = mmap.mmap(-1, self.num_bytes + ALIGNMENT)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):  # else a row takes 2 MiB as soon as it is touched
             self._pages.madvise(mmap.MADV_NOHUGEPAGE)
         self._lay_out(CAPACITY_STEP, CAPACITY_STEP)
@@ -101,11 +103,15 @@ class CachePool:
         if num_rows == 0:
             self._lay_out(target, source)
             return
-        own = self.own[:, :num_rows, :, :target].copy()
-        cross = self.cross[:, :num_rows, :, :source].copy()
+        before = self.own, self.cross
         self._lay_out(target, source)
-        self.own[:, : own.shape[1], :, : own.shape[3]] = own
-        self.cross[:, : cross.shape[1], :, : cross.shape[3]] = cross
+        moved = [
+            (new, old[:, :num_rows, :, : new.shape[3]].copy())
+            for old, new in zip(before, (self.own, self.cross), strict=True)
+            if old.shape != new.shape
+        ]
+        for new, kept in moved:
+            new[:, :num_rows, :, : kept.shape[3]] = kept
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Let row `target` have the first `length` target tokens of row `source`."""
@@ -116,9 +122,10 @@ class CachePool:
         self.cross[:, target, :, :length] = self.cross[:, source, :, :length]
 
     def _lay_out(self, target: int, source: int) -> None:
-        num_rows = self.num_rows_at(target, source)
+        sizes, num_rows = self._sizes, self.num_rows_at(target, source)
+        before_cross = self.num_bytes - num_rows * sizes.row_bytes(0, source)
         self.own = self._view(0, num_rows, target)
-        self.cross = self._view(self.own.nbytes, num_rows, source)
+        self.cross = self._view(-(-before_cross // ALIGNMENT) * ALIGNMENT, num_rows, source)
 
     def _view(self, offset: int, num_rows: int, length: int) -> NDArray[Any]:
         sizes = self._sizes

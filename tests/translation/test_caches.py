@@ -30,9 +30,10 @@ SIZES = CacheSizes(
 MIB = 1 << 20
 
 
-def test_rows_keep_their_tokens_in_every_layout() -> None:
+@pytest.mark.parametrize("max_bytes", [MIB, 5 * SIZES.row_bytes(64, 48) + 4])
+def test_rows_keep_their_tokens_in_every_layout(max_bytes: int) -> None:
     rng = random.Random(3)
-    pool = CachePool(SIZES, max_rows=12, max_bytes=MIB)
+    pool = CachePool(SIZES, max_rows=12, max_bytes=max_bytes)
     num_rows, target, source = 5, 16, 8
     pool.resize(target, source, 0)
     own = np.random.default_rng(1).normal(size=(4, num_rows, 2, 16, 8)).astype(np.float32)
@@ -44,7 +45,17 @@ def test_rows_keep_their_tokens_in_every_layout() -> None:
         assert pool.capacities == (target, source)
         assert np.array_equal(pool.own[:, :num_rows, :, :16], own)
         assert np.array_equal(pool.cross[:, :num_rows, :, :8], cross)
-        assert pool.own.nbytes + pool.cross.nbytes <= MIB
+        assert pool.own.nbytes + pool.cross.nbytes <= max_bytes
+        assert pool.own.flags.aligned
+        assert pool.cross.flags.aligned
+
+
+def test_what_does_not_grow_stays_where_it_is() -> None:
+    pool = CachePool(SIZES, max_rows=12, max_bytes=MIB)
+    pool.resize(16, 24, 0)
+    address = pool.cross.ctypes.data
+    pool.resize(32, 24, 5)
+    assert pool.cross.ctypes.data == address
 
 
 def test_there_are_as_many_rows_as_the_budget_takes() -> None:
