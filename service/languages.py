@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from service.bundle import Direction, Language, TranslationCard, called_by
+from service.bundle import Direction, Language, TranslationCard
 from service.errors import InvalidArgument, LanguagePairNotFound
 
 # A model may know two hundred languages; a message names so many of them, the likeliest first.
@@ -76,9 +76,9 @@ def no_direction(cards: Iterable[TranslationCard], source: str, target: str) -> 
 
 def _fitting_pairs(card: TranslationCard, source: str, target: str) -> Fit | None:
     best, fitting = -1, list[Direction]()
-    for direction in map(Direction.of, card.language_pairs):
+    for direction in card.fixed_directions:
         scores = [
-            _meant(asked, dict.fromkeys(called_by(one), one))[0]
+            _meant(asked, dict.fromkeys(one.called, one))[0]
             for asked, one in ((source, direction.source), (target, direction.target))
         ]
         score = -1 if min(scores) < 0 else sum(scores)

@@ -29,7 +29,7 @@ from service.gpus import Gpus
 from service.http.app import HttpApi, HttpServer
 from service.http.bodies import Bodies
 from service.lifecycle import Lifecycle, Phase
-from service.memory import keep_giving_back
+from service.memory import keep_giving_back, keep_imported
 from service.metrics import Metrics
 from service.model import Engine, EngineFactory
 from service.repository import ModelRepository
@@ -347,6 +347,7 @@ class Server:
 def serve(settings: Settings) -> None:
     """Run a server until it is told to stop, or a GPU is lost."""
     logger.info("settings: %s", settings.model_dump_json())
+    keep_imported()
     status = asyncio.run(_serve(settings))
     if DEVICES.loss:
         leave(status)

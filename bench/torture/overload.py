@@ -155,8 +155,8 @@ async def _seconds_to_let_in(server: RunningServer, usual: float) -> float:
 
 
 async def _refusal_cost(requests: Sequence[bytes], num_calls: int) -> Line:
-    """A server whose queue takes fewer sentences than any call has does nothing but refuse."""
-    async with running_server("--max-queued-sequences", "8") as server:
+    """A server whose queue takes one sentence, of calls that have more, does nothing but refuse."""
+    async with running_server("--max-queued-sequences", "1") as server:
         before = server.cpu_seconds()
         outcomes = await _closed_loop(server, requests, num_calls)
         microseconds = (server.cpu_seconds() - before) / num_calls / MICRO

@@ -30,7 +30,7 @@ from service.bundle.folder import (
     precision_bytes,
     read_card,
 )
-from service.bundle.languages import Direction, Language, LanguagePair, Languages, called_by
+from service.bundle.languages import Direction, Language, LanguagePair, Languages
 from service.bundle.tensors import GraphTensors, TensorSpec, expected_tensors
 from service.bundle.translation import (
     Decoding,
@@ -71,7 +71,6 @@ __all__ = [
     "VisionHead",
     "VocabularyTokenizer",
     "bundle_files",
-    "called_by",
     "expected_tensors",
     "file_sha256",
     "is_version_folder",

@@ -1,6 +1,7 @@
 """bundle.json: the card of a model, by its task."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, model_validator
@@ -114,11 +115,16 @@ class TranslationCard(BundleCard):
             return "int8"
         return "float16" if precision == "fp16" else "float32"
 
+    @cached_property
+    def fixed_directions(self) -> tuple[Direction, ...]:
+        """Those of the pairs: every request looks here."""
+        return tuple(map(Direction.of, self.language_pairs))
+
     @property
     def first_direction(self) -> Direction:
         """Its only direction, or one of them: the first source into the first other target."""
         if self.languages is None:
-            return Direction.of(self.language_pairs[0])
+            return self.fixed_directions[0]
         sources, targets = self.languages.sources, self.languages.targets
         return next(
             Direction(source, target)

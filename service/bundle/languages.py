@@ -26,6 +26,11 @@ class Language(CardModel):
     token: TokenId | None = None  # what tells the model; None: it need not be told
     name: str = ""  # the model's own, such as deu_Latn
 
+    @cached_property
+    def called(self) -> frozenset[str]:
+        """What it may be called by, in lower case: its code and the model's own name."""
+        return frozenset(name.lower() for name in (self.code, self.name) if name)
+
 
 class Languages(CardModel):
     """A multilingual model's: it translates any source into any target but the source itself."""
@@ -36,17 +41,17 @@ class Languages(CardModel):
     @cached_property
     def sources_by_name(self) -> dict[str, Language]:
         """By all that each is called by: every request looks here."""
-        return {name: one for one in self.sources for name in called_by(one)}
+        return {name: one for one in self.sources for name in one.called}
 
     @cached_property
     def targets_by_name(self) -> dict[str, Language]:
         """The same of the targets."""
-        return {name: one for one in self.targets for name in called_by(one)}
+        return {name: one for one in self.targets for name in one.called}
 
     @model_validator(mode="after")
     def _each_is_there_once(self) -> "Languages":
         for side, languages in (("sources", self.sources), ("targets", self.targets)):
-            called = Counter(name for one in languages for name in called_by(one))
+            called = Counter(name for one in languages for name in one.called)
             if twice := [name for name, count in called.items() if count > 1]:
                 raise ValueError(f"expected each language once in {side}, found {twice[0]} twice")
         if len({one.code for one in (*self.sources, *self.targets)}) == 1:
@@ -70,8 +75,3 @@ class Direction:
     def pair(self) -> LanguagePair:
         """Its codes."""
         return LanguagePair(source=self.source.code, target=self.target.code)
-
-
-def called_by(language: Language) -> set[str]:
-    """What it may be called by, in lower case: its code and the model's own name."""
-    return {name.lower() for name in (language.code, language.name) if name}

@@ -224,7 +224,8 @@ class TranslationEngine:
         Refuses by the look of the texts what cannot be let in, before it costs anything.
         """
         self._expectation.forget(self._admission.forget())
-        demand = self._expectation.demand_of_texts(contents, options)
+        least = self._preparer.least_sequences(contents)
+        demand = self._expectation.demand_of_texts(contents, options, least)
         self._ask_admission(self._admission.consider, demand, deadline)
         abandoned = threading.Event()
         segmentation = segmentation or self._segmentation

@@ -45,15 +45,17 @@ class Expectation:
             seconds_alone=longest * self._fastest_step_seconds,
         )
 
-    def demand_of_texts(self, contents: SequenceOf[str], options: DecodingOptions) -> Demand:
-        """About the same, before the texts are looked at: by their characters alone."""
+    def demand_of_texts(
+        self, contents: SequenceOf[str], options: DecodingOptions, num_sequences: int
+    ) -> Demand:
+        """About the same, before the texts are prepared: by their characters alone."""
         tokens = [self._tokens_a_character * len(text) for text in contents]
         steps = sum(self.steps(number, options) for number in tokens)
         longest = self.steps(
             min(max(tokens, default=0.0), MANY_TIMES * self._tokens_a_sequence), options
         )
         return Demand(
-            num_units=1,
+            num_units=num_sequences,
             work=steps * options.beam_size,
             seconds=longest * self._step_seconds,
             seconds_alone=longest * self._fastest_step_seconds,

@@ -43,6 +43,15 @@ class TextPreparer:
     max_text_bytes: int
     max_sequences: int  # of a call
 
+    def least_sequences(self, contents: SequenceOf[str]) -> int:
+        """So many sequences texts have, or more, by a look at them: one each that begins visibly.
+
+        1 where they may have more than could ever wait, which `prepare` refuses in other words.
+        """
+        if sum(map(len, contents)) > self.max_sequences:
+            return 1
+        return max(1, sum(not _is_invisible(text[:1]) for text in contents))
+
     def prepare(
         self,
         contents: SequenceOf[str],
