@@ -23,6 +23,7 @@ from service.access import Access
 from service.bundle import Bundle
 from service.certificates import CertificateFiles
 from service.classification.engine import ClassificationEngine
+from service.classification.pixels import PixelBudget
 from service.cores import num_cores
 from service.devices import DEVICES, Devices
 from service.gpus import Gpus
@@ -77,11 +78,14 @@ def engine_factory(
     settings: Settings, metrics: Metrics, devices: Devices = DEVICES
 ) -> EngineFactory:
     """Makes the engine that a bundle's task needs."""
+    budget = PixelBudget(settings.max_image_pixels)
 
     def make(bundle: Bundle) -> Engine:
         if bundle.task == "translation":
             return TranslationEngine(bundle, settings=settings, metrics=metrics, devices=devices)
-        return ClassificationEngine(bundle, settings=settings, metrics=metrics, devices=devices)
+        return ClassificationEngine(
+            bundle, settings=settings, metrics=metrics, devices=devices, budget=budget
+        )
 
     return make
 

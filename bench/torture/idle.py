@@ -54,6 +54,11 @@ async def run(size: Size) -> list[Line]:
         limit = before * size.of(1.05, 1.15)
         after = await _settled_mebibytes(server, limit, SETTLE_SECONDS)
         again = await _healthy(server, questions, seconds)
+        async with crowd(server, num_idle, num_rude, size.seed):
+            await _at_rest(server)
+        await until_idle(server, PATIENCE_SECONDS)
+        limit_again = after * size.of(1.05, 1.15)
+        after_again = await _settled_mebibytes(server, limit_again, SETTLE_SECONDS)
         found = await scrape(server)
     return [
         Line("idle connections, and rude ones of each kind", f"{num_idle:,} and {num_rude:,}"),
@@ -69,6 +74,12 @@ async def run(size: Size) -> list[Line]:
             "the same after a first, rude one, and during this", f"{before:.0f}, {during:.0f} MiB"
         ),
         at_most("resident memory when they have gone", after, round(limit, 1), "MiB"),
+        at_most(
+            "the same when a second crowd like it has gone, too",
+            after_again,
+            round(limit_again, 1),
+            "MiB",
+        ),
         none_of(
             "gauges of what waits and runs that are not back at 0",
             [name for name, value in gauges.items() if value],

@@ -21,6 +21,7 @@ from service.bundle import Bundle
 from service.classification.batcher import Answer, Batcher
 from service.classification.classifier import BatchRunner, Classifier, Placement
 from service.classification.image import Preprocessor
+from service.classification.pixels import PixelBudget
 from service.classification.runner import Batching, ClassifierRunner
 from service.classification.turns import Turns
 from service.cores import num_cores
@@ -112,7 +113,10 @@ class OpenRunner(Protocol):
 
 
 class ClassificationEngine:
-    """Serves one bundle. Constructing it opens and warms up the model: do that in a thread."""
+    """Serves one bundle. Constructing it opens and warms up the model: do that in a thread.
+
+    Engines that share a budget unpack no more than its pixels at a time.
+    """
 
     def __init__(
         self,
@@ -122,6 +126,7 @@ class ClassificationEngine:
         metrics: Metrics,
         devices: Devices = DEVICES,
         open_runner: OpenRunner = ClassifierRunner,
+        budget: PixelBudget | None = None,
     ) -> None:
         self.model_name = f"{bundle.name}/{bundle.version}"
         self.failed: str | None = None
@@ -132,7 +137,9 @@ class ClassificationEngine:
         self._settings = settings
         self._metrics = metrics
         self._num_threads = settings.image_threads or num_cores()
-        self._preprocess = Preprocessor(card.image, max_pixels=settings.max_image_pixels)
+        self._preprocess = Preprocessor(
+            card.image, max_pixels=settings.max_image_pixels, budget=budget
+        )
         self._trouble = partial(devices.trouble, settings, bundle)
         self._max_queued = partial(devices.max_queued, settings, bundle, settings.max_queued_images)
         self._devices = devices

@@ -6,6 +6,8 @@ Pure functions and one immutable object; safe in any thread. Knows no model and 
 import math
 import re
 import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from io import BytesIO
 from typing import Final, Literal
 
@@ -14,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.bundle import ImagePreprocessing
+from service.classification.pixels import PixelBudget
 from service.errors import ImageTooLarge, InvalidImage
+from service.faults import is_out_of_memory
 
 Transparency = Literal["dropped", "white"]
 
@@ -69,16 +73,31 @@ _OUR_BEGINNINGS: Final = tuple(beginning for beginning, _ in _KNOWN_BEGINNINGS[:
 class Preprocessor:
     """Turns image files into `pixel_values` of one model."""
 
-    def __init__(self, card: ImagePreprocessing, *, max_pixels: int) -> None:
+    def __init__(
+        self, card: ImagePreprocessing, *, max_pixels: int, budget: PixelBudget | None = None
+    ) -> None:
         self._card = card
         self._max_pixels = max_pixels
+        self._budget = budget or PixelBudget(max_pixels)
         self._levels = _normalized_levels(card)
         self.size = (card.output_size, card.output_size)
 
     def __call__(self, content: bytes) -> NDArray[np.float32]:
-        """Decode, resize, crop, rescale, normalise -> (3, height, width). Raises InvalidImage."""
-        behind = self._card.transparency
-        image = decode(content, max_pixels=self._max_pixels, transparency=behind)
+        """Decode, resize, crop, rescale, normalise -> (3, height, width). Raises InvalidImage.
+
+        Waits while other threads unpack so many pixels that these are not in the budget.
+        """
+        with ExitStack() as taken:
+            return self._pixel_values(
+                decode(
+                    content,
+                    max_pixels=self._max_pixels,
+                    transparency=self._card.transparency,
+                    reserve=lambda count: taken.enter_context(self._budget.taken(count)),
+                )
+            )
+
+    def _pixel_values(self, image: Image.Image) -> NDArray[np.float32]:
         if self._card.resize:
             _check_pixels(target_size(image, self._card), self._max_pixels, "resized image")
             image = resize(image, self._card)
@@ -95,20 +114,20 @@ class Preprocessor:
 
 
 def decode(
-    content: bytes, *, max_pixels: int, transparency: Transparency = "dropped"
+    content: bytes,
+    *,
+    max_pixels: int,
+    transparency: Transparency = "dropped",
+    reserve: Callable[[int], object] = lambda num_pixels: None,
 ) -> Image.Image:
-    """Decode an image file into upright RGB. Raises InvalidImage, ImageTooLarge.
+    """Decode an image file into upright RGB. Raises InvalidImage, ImageTooLarge, MemoryError.
 
     Upright is as EXIF says, which a Hugging Face processor leaves to its caller. Of an animation
-    it is the first frame.
+    it is the first frame. `reserve` is called before the pixels take memory, up to 16 bytes each.
     """
     try:
-        with Image.open(BytesIO(content), formats=FORMATS) as image:
-            _check_pixels(image.size, max_pixels, "image")
-            _check_side(image.size)
-            image.load()
-            # In this order there are never more than three copies of the pixels.
-            return upright(to_rgb(image, transparency), image)
+        image, turn = _unpack(content, max_pixels, transparency, reserve)
+        return image if turn is None else image.transpose(turn)
     except InvalidImage:
         raise
     except UnidentifiedImageError as error:
@@ -121,7 +140,24 @@ def decode(
         (num_pixels,) = re.findall(r"\((\d+) pixels\)", str(error)) or ["far more"]
         raise ImageTooLarge(f"image has {num_pixels} pixels, the limit is {max_pixels}") from error
     except Exception as error:  # a decoder fed hostile bytes may fail in any way
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise InvalidImage(f"{describe(content)} is broken or cut off: {error}") from error
+
+
+def _unpack(
+    content: bytes,
+    max_pixels: int,
+    transparency: Transparency,
+    reserve: Callable[[int], object],
+) -> tuple[Image.Image, Image.Transpose | None]:
+    """RGB, and what makes it upright. What the file's own decoder holds is free behind it."""
+    with Image.open(BytesIO(content), formats=FORMATS) as image:
+        _check_pixels(image.size, max_pixels, "image")
+        _check_side(image.size)
+        reserve(image.width * image.height)
+        image.load()
+        return to_rgb(image, transparency), turn_of(image)
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int, what: str) -> None:
@@ -138,13 +174,12 @@ def _check_side(size: tuple[int, int]) -> None:
         raise ImageTooLarge(f"image has {width} x {height} pixels, the limit is {MAX_SIDE} a side")
 
 
-def upright(image: Image.Image, file: Image.Image) -> Image.Image:
-    """Turned as the file's EXIF (or XMP) says; left as it is where that cannot be read."""
+def turn_of(file: Image.Image) -> Image.Transpose | None:
+    """What makes it upright, as its EXIF (or XMP) says; none where that cannot be read."""
     try:
-        turn = _TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the pixels are good, whatever stands beside them
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def to_rgb(image: Image.Image, transparency: Transparency = "dropped") -> Image.Image:

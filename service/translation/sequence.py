@@ -56,7 +56,7 @@ class Sequence:
     cancel_reason: CancelReason = "cancelled"
 
     admitted_at: float = 0.0
-    batch_rows: int = 0  # that run once it has joined, its own among them
+    batch_rows: int = 0  # the most that have run with it, its own among them
     encode_seconds: float = 0.0
     first_token_at: float = 0.0
     finished_at: float = 0.0

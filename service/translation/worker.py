@@ -244,7 +244,8 @@ class DecodeWorker:
         for sequence in joining:
             rules = sequence.rules or self._rules
             self._runner.table.allocate(sequence, rules.decoder_start)
-            sequence.batch_rows = self._num_rows
+        for sequence in self._running:
+            sequence.batch_rows = max(sequence.batch_rows, self._num_rows)
         self._encode(joining, results)
 
     def _encode(self, joining: SequenceOf[Sequence], results: StepResults) -> None:

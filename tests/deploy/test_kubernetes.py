@@ -10,7 +10,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from service.metrics import Metrics
 from service.settings import Settings
@@ -115,11 +115,25 @@ def test_a_pod_stays_in_the_service_no_longer_than_it_takes_calls(
     assert seconds < settings.drain_pause_seconds + settings.drain_seconds
 
 
+def test_what_callers_can_make_a_pod_take_is_within_its_memory(container: dict[str, Any]) -> None:
+    assert takes_at_most(settings_from(of_container(container))) <= memory_limit(container)
+
+
+def memory_limit(container: dict[str, Any]) -> int:
+    limit = container["resources"]["limits"]["memory"]  # as 3Gi
+    return TypeAdapter(ByteSize).validate_python(f"{limit}B")
+
+
+def takes_at_most(settings: Settings) -> int:
+    """Bytes: caches, pictures that are unpacked, bodies on their way, and the rest."""
+    pictures = 16 * settings.max_image_pixels
+    return settings.cache_memory + pictures + 8 * settings.max_message_bytes + (256 << 20)
+
+
 def test_the_environment_is_made_of_settings(overlay: str, container: dict[str, Any]) -> None:
     settings = settings_from(of_container(container))
 
     assert settings.device == {"cpu": "cpu", "gpu": "cuda"}[overlay]
-    assert settings.decode_workers == int(container["resources"]["limits"]["cpu"])
     with pytest.raises(ValidationError, match="worker"):
         settings_from({"ATTENDANT_WORKER": "2"})
 
@@ -233,6 +247,7 @@ def test_kserve_starts_a_server_that_speaks_its_protocol() -> None:
 
     settings = Settings.load(container["args"])
     assert settings.models == Path("/mnt/models")
+    assert takes_at_most(settings) <= memory_limit(container)
     assert container["ports"][0]["containerPort"] == settings.grpc_port
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["modelFormat"]["name"] in formats

@@ -304,6 +304,18 @@ def test_sequences_join_those_who_run_at_the_next_step() -> None:
     assert runner.num_steps == NUM_STEPS + 2
 
 
+def test_a_sequence_knows_the_most_rows_that_ran_with_it() -> None:
+    """Regression: it knew those that had joined before it, and of its own pass some."""
+    bench = Bench(FakeRunner(SCRIPT))
+    early, late = three(1), three(4)
+    bench.add(*early)
+    bench.turn()
+    assert [one.batch_rows for one in early] == [3, 3, 3]
+    bench.add(*late)
+    bench.run()
+    assert [one.batch_rows for one in (*early, *late)] == [15] * 6
+
+
 def test_whoever_does_not_fit_waits_for_rows() -> None:
     runner = FakeRunner(SCRIPT, max_rows=8)
     bench = Bench(runner)
