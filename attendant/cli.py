@@ -82,7 +82,8 @@ def _token(options: argparse.Namespace) -> str | None:
     """From a file or the environment: other users of the machine can read a command's arguments."""
     if options.token_file is not None:
         return Path(options.token_file).read_text().strip()
-    return os.environ.get("ATTENDANT_TOKEN")
+    token = os.environ.get("ATTENDANT_TOKEN")
+    return None if token is None else token.strip()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """What both clients share: the calls there are, a channel's options, a call's attempts."""
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from attendant.v1 import classification_pb2_grpc, model_pb2_grpc, translation_pb
 DEFAULT_TARGET = "localhost:50051"
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_RETRY_POLICY = RetryPolicy()
+LONGEST_TIMEOUT_SECONDS = 365 * 24 * 3600.0  # gRPC takes far longer ones for a deadline long past
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -28,6 +30,11 @@ CHANNEL_OPTIONS = (
     # first retries.
     ("grpc.initial_reconnect_backoff_ms", 100),
 )
+
+
+# As gRPC has them; it would say that the server has failed.
+_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
+_METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
 def open_channel(
@@ -81,13 +88,19 @@ class CallDefaults:
     token: str | None = None
 
     def attempts(self, options: CallOptions) -> Attempts:
-        """The attempts of a call with these options; its deadline begins now."""
-        return Attempts(
+        """The attempts of a call with these options; its deadline begins now.
+
+        Raises ValueError for a timeout or metadata that cannot be.
+        """
+        attempts = Attempts(
             policy=self.retry,
-            timeout_seconds=options.get("timeout_seconds", self.timeout_seconds),
+            timeout_seconds=_checked_timeout(options.get("timeout_seconds", self.timeout_seconds)),
             request_id=options.get("request_id") or uuid.uuid4().hex,
             other_metadata=tuple(self._metadata(options).items()),
         )
+        for key, value in attempts.metadata:
+            _check_metadata(key, value)
+        return attempts
 
     def _metadata(self, options: CallOptions) -> dict[str, str]:
         metadata = {key: str(value) for key, value in options.items() if key in KEYS}
@@ -98,3 +111,17 @@ class CallDefaults:
         if self.token is not None:
             metadata["authorization"] = f"Bearer {self.token}"
         return metadata | dict(options.get("metadata", {}))
+
+
+def _checked_timeout(seconds: float) -> float:
+    if isinstance(seconds, (int, float)) and seconds > 0:
+        return min(seconds, LONGEST_TIMEOUT_SECONDS)
+    raise ValueError(f"timeout_seconds is {seconds!r}, expected a number above 0")
+
+
+def _check_metadata(key: str, value: str) -> None:
+    """The value may be a token: no word of it."""
+    if not _METADATA_KEY.fullmatch(key):
+        raise ValueError(f"metadata key {key!r}, expected lower-case letters, digits, _, . and -")
+    if not _METADATA_VALUE.fullmatch(value):
+        raise ValueError(f"metadata {key} has a character that is no printable ASCII")

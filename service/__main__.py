@@ -1,5 +1,6 @@
 """`python -m service`: settings, logging, then serve, check the models or explain a call."""
 
+import os
 import sys
 
 from service.errors import BundleError
@@ -23,6 +24,8 @@ def main() -> None:
     # The report of a self-test says what a server would log.
     level = "warning" if testing and settings.log_level == "info" else settings.log_level
     configure_logging(level, settings.log_format, contents=settings.log_contents)
+    # Or gRPC's core writes of each failed handshake, by itself and not as our lines are.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Imported late: --help and a wrong flag should not wait for ONNX Runtime.
     if testing:
         from service.selftest import self_test

@@ -73,7 +73,11 @@ class TokenFile(WatchedFiles[tuple[tuple[bytes, str], ...]]):
 
 
 def _lines(path: Path) -> Iterable[tuple[bytes, str]]:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: byte {error.start}") from error
+    for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             match = _LINE.fullmatch(line.strip())
             if match is None:  # and not a word of it: it may be a token that was written plainly

@@ -67,6 +67,9 @@ def _read_context(certificate: Path, key: Path, client_ca: Path | None = None) -
     """Also the check that key and certificate belong together. Raises OSError or ValueError."""
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Whoever resumes a session is not verified again: its authority may have gone since.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
         # A key that is encrypted is refused; without this OpenSSL would ask the terminal.
         context.load_cert_chain(certificate, key, password=b"")
         if client_ca is not None:

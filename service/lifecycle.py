@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 
 from service.errors import Draining
@@ -26,6 +26,9 @@ class Lifecycle:
         self._ended: dict[asyncio.Task[object], str] = {}  # and why
         self._idle = asyncio.Event()
         self._idle.set()
+        self._num_unsent = 0  # calls whose answers gRPC has not sent to the end
+        self._all_sent = asyncio.Event()
+        self._all_sent.set()
 
     def check(self) -> None:
         """Raises Draining if no new call may begin."""
@@ -59,11 +62,26 @@ class Lifecycle:
             self._ended[task] = why
             task.cancel()
 
+    def begin_answer(self) -> None:
+        """A call has come; its answer may have to wait for a slow reader when the call is over."""
+        self._num_unsent += 1
+        self._all_sent.clear()
+
+    def end_answer(self) -> None:
+        """All of it was sent, or its caller has left."""
+        self._num_unsent -= 1
+        if not self._num_unsent:
+            self._all_sent.set()
+
+    async def wait_sent(self, max_seconds: float) -> None:
+        """Wait until every answer was sent, so long at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max_seconds):
+                await self._all_sent.wait()
+
     async def wait_idle(self, max_seconds: float) -> int:
         """Wait for the running calls, so long at most -> how many still run."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(max_seconds):
                 await self._idle.wait()
-        except TimeoutError:
-            pass
         return len(self._calls)

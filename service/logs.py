@@ -36,16 +36,28 @@ def configure_logging(
     logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
     if not contents:
         logging.getLogger("aiohttp.server").addFilter(_leave_out_contents)
+        logging.getLogger("opentelemetry.trace.span").addFilter(_leave_out_trace_state)
 
 
 def _leave_out_contents(record: logging.LogRecord) -> bool:
-    """Of what is no HTTP, aiohttp logs the bytes and who sent them: only its kind is kept."""
+    """Of what is no HTTP, aiohttp logs the bytes and who sent them: only its kind is kept.
+
+    That is no error of ours, and strangers may not fill the log with it.
+    """
     error = record.exc_info[0] if record.exc_info else None
     record.msg = "a request was not served"
     record.args = ()
     if error is not None:
         record.msg, record.args = "a request was not served: %s", (error.__name__,)
+        if error.__module__ == "aiohttp.http_exceptions":
+            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
     record.exc_info = None
+    return logging.getLogger(record.name).isEnabledFor(record.levelno)
+
+
+def _leave_out_trace_state(record: logging.LogRecord) -> bool:
+    """Of a tracestate that is not W3C's OpenTelemetry logs what it says."""
+    record.msg, record.args = "a caller's tracestate is not as W3C has it", ()
     return True
 
 

@@ -29,6 +29,7 @@ from service.devices import DEVICES, Devices
 from service.gpus import Gpus
 from service.http.app import HttpApi, HttpServer
 from service.http.bodies import Bodies
+from service.http.json_requests import JsonRequests
 from service.lifecycle import Lifecycle, Phase
 from service.memory import keep_giving_back, keep_imported
 from service.metrics import Metrics
@@ -120,6 +121,7 @@ class Server:
         )
         self._devices = devices
         self._stop = asyncio.Event()
+        self._json_requests = JsonRequests(max_bytes=settings.max_message_bytes)
         self._tracing = Tracing.of(settings.otlp_endpoint) if tracing is None else tracing
         self._access = Access.of(settings)
         self._certificates = CertificateFiles.of(settings)
@@ -204,9 +206,11 @@ class Server:
         for task in self._tasks:
             task.cancel()
         # A call is over for us when its answer goes to gRPC, which may have to send it for a while.
-        grace = max(until - monotonic(), _HANG_UP_SECONDS)
-        await asyncio.gather(*(server.stop(grace) for server in self._grpc))
+        # Nobody waits for others: streams of reflection, requests that do not come.
+        await self.lifecycle.wait_sent(until - monotonic())
+        await asyncio.gather(*(server.stop(_HANG_UP_SECONDS) for server in self._grpc))
         await self._http.stop()
+        self._json_requests.close()
         await self.repository.close()
         await asyncio.to_thread(self._tracing.close)
 
@@ -316,6 +320,7 @@ class Server:
                 max_bytes=self.settings.max_message_bytes,
                 max_seconds=self.settings.http_body_seconds,
             ),
+            json_requests=self._json_requests,
         )
         application = api.application()
         context = self._certificates.http_context() if self._certificates is not None else None

@@ -6,12 +6,20 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -28,9 +36,26 @@ LoadModels = Literal["start", "first-use"]
 # Pillow refuses to open anything larger, before it allocates.
 PILLOW_MAX_PIXELS = 178_956_970
 
+_METADATA_KEY = re.compile(r"[0-9A-Za-z_.-]*")
+
+LARGEST_INT32 = 2**31 - 1  # of what gRPC's core is told
+
 
 def _split(value: object) -> object:
     return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+def _without_brackets(value: object) -> object:
+    """An IPv6 address is written with them where a port follows."""
+    is_bracketed = isinstance(value, str) and value.startswith("[") and value.endswith("]")
+    return value[1:-1] if isinstance(value, str) and is_bracketed else value
+
+
+def _metadata_key(key: str) -> str:
+    """As gRPC has those of texts."""
+    if not _METADATA_KEY.fullmatch(key) or key.endswith("-bin"):
+        raise ValueError("expected letters, digits, _, . and -, without -bin at the end")
+    return key
 
 
 class Settings(BaseSettings):
@@ -40,6 +65,7 @@ class Settings(BaseSettings):
         env_prefix="ATTENDANT_",
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         cli_prog_name="attendant-server",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -49,11 +75,16 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(None, description="TOML file with settings, names as in here")
 
-    host: str = Field("127.0.0.1", description="address that both ports listen on")
+    host: Annotated[str, BeforeValidator(_without_brackets)] = Field(
+        "127.0.0.1", description="address that both ports listen on"
+    )
     grpc_port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
     http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 takes a free one")
     max_message_bytes: int = Field(
-        64 * 1024 * 1024, ge=1024, description="largest request or response, gRPC and HTTP"
+        64 * 1024 * 1024,
+        ge=1024,
+        le=LARGEST_INT32,
+        description="largest request or response, gRPC and HTTP",
     )
     http_body_seconds: float = Field(
         60.0, gt=0, description="how long the body of an HTTP request may take to come"
@@ -70,7 +101,7 @@ class Settings(BaseSettings):
     tokens: Path | None = Field(
         None, description="file of SHA-256 hashes and names; callers must send one of these tokens"
     )
-    caller_metadata: str = Field(
+    caller_metadata: Annotated[str, AfterValidator(_metadata_key)] = Field(
         "",
         description="metadata key (HTTP header) that names callers without token and certificate; "
         "it is believed, so only behind a proxy that sets it",
@@ -113,7 +144,10 @@ class Settings(BaseSettings):
         30.0, ge=0, description="close a connection whose caller pings more often than this"
     )
     max_concurrent_streams: int = Field(
-        0, ge=0, description="calls that run on one connection at once; more wait; 0: no limit"
+        1024,
+        ge=0,
+        le=LARGEST_INT32,
+        description="calls that run on one connection at once; more wait; 0: no limit",
     )
 
     models: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/ each")
@@ -212,9 +246,15 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
-    def load(cls, arguments: Sequence[str]) -> "Settings":
+    def flags(cls) -> frozenset[str]:
+        """What `load` takes, each with a value behind it but for those that are on or off."""
+        names = [name.replace("_", "-") for name in cls.model_fields]
+        return frozenset(f"--{prefix}{name}" for name in names for prefix in ("", "no-"))
+
+    @classmethod
+    def load(cls, arguments: Sequence[str], program: str = "attendant-server") -> "Settings":
         """Read flags, environment and file; for --help or a mistake, print and exit."""
-        path = _config_path(arguments)
+        path = _config_path(arguments, program)
 
         class WithFile(cls):  # type: ignore[misc, valid-type]  # where pydantic looks for the path
             """Attendant: a gRPC server for translation and image classification.
@@ -227,12 +267,14 @@ class Settings(BaseSettings):
             model_config = SettingsConfigDict(toml_file=path)
 
         cli: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
-            WithFile, cli_parse_args=list(arguments)
+            WithFile, cli_prog_name=program, cli_parse_args=list(arguments)
         )
         try:
             found = WithFile(_cli_settings_source=cli)
         except ValidationError as error:
-            sys.exit("\n".join(f"attendant-server: {line}" for line in _complaints(error)))
+            sys.exit("\n".join(f"{program}: {line}" for line in _complaints(error)))
+        except (OSError, ValueError) as error:  # what the file says is no TOML, or no text
+            sys.exit(f"{program}: settings file {path}: {error}")
         return cls.model_construct(**dict(found))
 
     @classmethod
@@ -248,13 +290,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def _config_path(arguments: Sequence[str]) -> Path | None:
+def _config_path(arguments: Sequence[str], program: str) -> Path | None:
     """The settings file, needed before everything else is parsed."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", default=os.environ.get("ATTENDANT_CONFIG"))
     path = parser.parse_known_args(list(arguments))[0].config
     if path and not Path(path).is_file():
-        sys.exit(f"attendant-server: expected a settings file at {path}, found none")
+        sys.exit(f"{program}: expected a settings file at {path}, found none")
     return Path(path) if path else None
 
 

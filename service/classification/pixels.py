@@ -7,9 +7,11 @@ from contextlib import contextmanager
 
 from service.memory import map_large_blocks
 
+SMALL_PIXELS = 1 << 20  # of an image that waits for nobody: 16 MiB on each thread
+
 
 class PixelBudget:
-    """So many pixels at a time, of all threads together; who does not fit waits in line."""
+    """So many pixels of large images at a time, of all threads together; others wait in line."""
 
     def __init__(self, num_pixels: int) -> None:
         self._num_free = num_pixels
@@ -20,6 +22,9 @@ class PixelBudget:
     @contextmanager
     def taken(self, num_pixels: int) -> Iterator[None]:
         """Have room for an image of so many pixels, at most those of the budget, for the block."""
+        if num_pixels <= SMALL_PIXELS:
+            yield
+            return
         this = object()
         with self._changed:
             self._line.append(this)

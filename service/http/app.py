@@ -3,12 +3,11 @@
 Knows no engine: it is given the functions that gRPC answers with.
 """
 
-import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from aiohttp import web
 from google.protobuf import json_format
@@ -29,6 +28,7 @@ from service.errors import (
 )
 from service.http.bodies import Bodies
 from service.http.errors import error_response, response_of_http_exception
+from service.http.json_requests import JsonRequests, Request
 from service.lifecycle import Lifecycle, Phase
 from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
 from service.metrics import CONTENT_TYPE, Metrics
@@ -40,13 +40,10 @@ logger = logging.getLogger(__name__)
 Translate = Callable[[TranslateRequest], Awaitable[translation_pb2.TranslateResponse]]
 Classify = Callable[[ClassifyRequest], Awaitable[classification_pb2.ClassifyResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Request = TypeVar("Request", bound=Message)
-
-# Longer JSON is parsed in a thread: this takes about 1 ms of the event loop.
-INLINE_BYTES = 32 * 1024
 
 # The code, nginx's, of calls whose callers left before they were answered; nobody is sent it.
 _HUNG_UP = 499
+_UNAUTHORIZED = 401
 
 # For probes, which have neither tokens nor certificates.
 _OPEN_PATHS = ("/healthz", "/readyz")
@@ -65,6 +62,7 @@ class HttpApi:
     tracing: Tracing
     open_metrics: bool
     bodies: Bodies
+    json_requests: JsonRequests
 
     def application(self) -> web.Application:
         """The aiohttp application, all routes in it."""
@@ -96,14 +94,14 @@ class HttpApi:
     async def _serve_translate(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         with self.lifecycle.call():
-            message = await _parse(request, body, TranslateRequest())
+            message = await self._message(request, body, TranslateRequest())
             return _json_response(await self.translate(message))
 
     async def _serve_classify(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         with self.lifecycle.call():
             if _is_json(request, body):
-                message = await _parse(request, body, ClassifyRequest())
+                message = await self._message(request, body, ClassifyRequest())
             else:
                 message = _classify_request(request, body)
             return _json_response(await self.classify(message))
@@ -112,6 +110,10 @@ class HttpApi:
         """No call yet: while it comes, nobody waits for it at the end."""
         self.lifecycle.check()
         return await self.bodies.read(request)
+
+    async def _message(self, request: web.Request, body: bytes, message: Request) -> Request:
+        _check_json(request, body, message)
+        return await self.json_requests.parse(body, message)
 
     @web.middleware
     async def _around_call(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -156,7 +158,8 @@ class HttpApi:
         }
         self.tracing.end(span, timeline, attributes, error=str(status) if status >= 500 else "")
         logger.log(
-            logging.INFO if _is_call(request) else logging.DEBUG,
+            # Strangers may not fill the log.
+            logging.INFO if _is_call(request) and status != _UNAUTHORIZED else logging.DEBUG,
             "%s %s %d in %.1f ms",
             *(method, route, status, (timeline.ended - timeline.begun) * 1000),
             extra={"timeline": timeline},
@@ -262,27 +265,14 @@ def _first_byte(body: bytes) -> bytes:
     return body[:1024].lstrip()[:1]
 
 
-async def _parse(request: web.Request, body: bytes, message: Request) -> Request:
-    """Fill the message from a body of JSON. Raises UndecodableMessage and InvalidArgument."""
+def _check_json(request: web.Request, body: bytes, message: Message) -> None:
+    """Raises UndecodableMessage and InvalidArgument."""
     _check_parameters(request, ())
     if _first_byte(body) != b"{":
         found = repr(body[:20].decode(errors="replace")) if body else "no bytes"
         raise UndecodableMessage(
             f"the body is no JSON of {message.DESCRIPTOR.name}: expected an object, found {found}"
         )
-    if len(body) > INLINE_BYTES:
-        return await asyncio.to_thread(_parse_json, body, message)
-    return _parse_json(body, message)
-
-
-def _parse_json(body: bytes, message: Request) -> Request:
-    try:
-        json_format.Parse(body, message)
-    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        name = message.DESCRIPTOR.name
-        reason = str(error).partition("\n")[0]  # what follows lists names in another spelling
-        raise UndecodableMessage(f"the body is no JSON of {name}: {reason}") from error
-    return message
 
 
 def _check_parameters(request: web.Request, known: Sequence[str]) -> None:

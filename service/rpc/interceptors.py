@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -39,6 +40,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 FoundHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Trailers = tuple[tuple[str, str | bytes], ...]
+Failure = tuple[grpc.StatusCode, str, Trailers]
 
 # All others (health, reflection, whether a model is ready) neither delay a drain, nor are refused
 # by it, nor fill the log.
@@ -156,10 +158,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return _Wrapped(method, wrapped, refusing)
 
     def _unary(self, method: _Method, behavior: Any) -> Any:
-        async def unary(request: Any, context: Context) -> Any:
-            return await self._serve(method, request, context, behavior)
-
-        return unary
+        return partial(self._serve, method, behavior)
 
     def _streaming(self, method: _Method, behavior: Any) -> Any:
         async def write_all(request: Any, context: Context) -> None:
@@ -168,17 +167,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 async for response in responses:
                     await _write(context, response)
 
-        async def stream(request: Any, context: Context) -> None:
-            await self._serve(method, request, context, write_all)
-
-        return stream
+        return partial(self._serve, method, write_all)
 
     async def _serve(
         self,
         method: _Method,
+        behavior: Callable[[Any, Context], Awaitable[Any]],
         request: Any,
         context: Context,
-        behavior: Callable[[Any, Context], Awaitable[Any]],
     ) -> Any:
         metadata = context.invocation_metadata()
         request_id = request_id_or_new(_metadata_value(metadata, REQUEST_ID_HEADER))
@@ -186,30 +182,41 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         trailers: Trailers = ((REQUEST_ID_HEADER, request_id),)
         context.set_trailing_metadata(trailers)
         self._metrics.calls_started.labels(*method.labels).inc()
+        if method.is_own:
+            self._lifecycle.begin_answer()
+            end_answer: Any = self._end_answer
+            context.add_done_callback(end_answer)
         timeline = begin_timeline()
         span = self._begin_span(method, metadata, timeline)
         code = "OK"
         try:
-            self._identify(method, metadata, context)
-            with self._lifecycle.call() if method.is_own else nullcontext():
-                if isinstance(request, _Undecodable):
-                    raise UndecodableMessage(
-                        f"the {request.num_bytes} bytes are no request of {method.name}: "
-                        "no protobuf, or a string in it is not UTF-8"
-                    )
-                return await behavior(request, context)
+            try:
+                self._identify(method, metadata, context)
+                with self._lifecycle.call() if method.is_own else nullcontext():
+                    if isinstance(request, _Undecodable):
+                        raise UndecodableMessage(
+                            f"the {request.num_bytes} bytes are no request of {method.name}: "
+                            "no protobuf, or a string in it is not UTF-8"
+                        )
+                    return await behavior(request, context)
+            except AttendantError as error:
+                failure = _failure(error, trailers)
+            except Exception:
+                logger.exception("%s/%s failed", method.service, method.name)
+                failure = _failure(InternalError(), trailers)
+            # gRPC and what it raises here keep each other until Python's collector comes: neither
+            # the request nor the error that was caught, which knows it, may be within their reach.
+            del request
+            code = failure[0].name
+            await context.abort(*failure)
         except asyncio.CancelledError:
             code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
             raise
-        except AttendantError as error:
-            code = error.status
-            await _abort(context, error, trailers)
-        except Exception:
-            code = "INTERNAL"
-            logger.exception("%s/%s failed", method.service, method.name)
-            await _abort(context, InternalError(), trailers)
         finally:
             self._account(method, code, timeline, span)
+
+    def _end_answer(self, _: object) -> None:
+        self._lifecycle.end_answer()
 
     def _identify(self, method: _Method, metadata: Any, context: Context) -> None:
         """Learn who calls, and how urgent it is. Raises Unauthenticated and InvalidArgument."""
@@ -241,8 +248,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._tracing.end(span, timeline, attributes, error=error)
         self._metrics.calls_handled.labels(*method.labels, code).inc()
         self._metrics.call_seconds.labels(*method.labels).observe(seconds)
-        # Refusals are counted, not logged one by one: that would make an overload worse.
-        is_refused = code == ResourceExhausted.status and not timeline.was_let_in
+        # Refusals are counted, not logged one by one: that would make an overload worse, and let
+        # strangers fill the log.
+        is_refused = (
+            code == ResourceExhausted.status and not timeline.was_let_in
+        ) or code == Unauthenticated.status
         is_news = method.is_own and not is_refused
         level = logging.INFO if is_news else logging.DEBUG
         logger.log(
@@ -264,12 +274,13 @@ async def _write(context: Context, response: Any) -> None:
         raise asyncio.CancelledError from error
 
 
-async def _abort(context: Context, error: AttendantError, trailers: Trailers) -> None:
+def _failure(error: AttendantError, trailers: Trailers) -> Failure:
+    """What a call is aborted with."""
     details = to_status(error).SerializeToString()
     trailers += (("grpc-status-details-bin", details),)
     if error.pushback:
         trailers += (("grpc-retry-pushback-ms", str(_pushback_milliseconds(error))),)
-    await context.abort(grpc.StatusCode[error.status], shorten(error.message), trailers)
+    return grpc.StatusCode[error.status], shorten(error.message), trailers
 
 
 def _pushback_milliseconds(error: AttendantError) -> int:

@@ -114,6 +114,10 @@ class _Context:
     def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
         return self._carried.invocation_metadata()
 
+    def add_done_callback(self, callback: Callable[["_Context"], None]) -> None:
+        """Sending the answer is its carrier's to end."""
+        callback(self)
+
     def time_remaining(self) -> None:
         """Unknown here."""
 

@@ -45,13 +45,15 @@ def _milliseconds(seconds: float) -> int:
 
 def listen(server: grpc.aio.Server, host: str, port: int, files: CertificateFiles | None) -> int:
     """Open a port, with TLS if there are files for it, and return it. Raises OSError."""
-    address = f"{host}:{port}"
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if files is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, _credentials(files))
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: is the port taken?") from error
+        raise OSError(
+            f"cannot listen on {address}: the port is taken, or no address of this machine"
+        ) from error
 
 
 def _credentials(files: CertificateFiles) -> grpc.ServerCredentials:

@@ -128,3 +128,33 @@ def test_the_command_sends_a_token_from_a_file_or_the_environment(
     assert of(script.metadata[0], "authorization", "attendant-priority") == [
         *(f"Bearer {token}", "bulk"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"metadata": {"X-Team": "blue"}}, "metadata key 'X-Team', expected lower-case letters"),
+        ({"metadata": {"x-team": "bl\xfcue"}}, "metadata x-team has a character"),
+        ({"request_id": "one\n"}, "metadata x-request-id has a character"),
+        ({"timeout_seconds": None}, "timeout_seconds is None, expected a number above 0"),
+        ({"timeout_seconds": 0}, "timeout_seconds is 0, expected a number above 0"),
+    ],
+)
+def test_what_grpc_cannot_send_is_no_failure_of_the_server(client, given, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        client.translate("A dog.", **given)
+
+
+def test_a_token_with_a_line_feed_is_refused_and_not_repeated():
+    with (
+        Client("localhost:1", token="secret\n") as client,
+        pytest.raises(ValueError, match="metadata authorization has a character") as caught,
+    ):
+        client.translate("A dog.")
+    assert "secret" not in str(caught.value)
+
+
+def test_any_long_time_may_be_waited(script, client, translated):
+    script.answers = [translated("x"), translated("x")]
+    for seconds in (1e12, float("inf")):
+        client.translate("A dog.", timeout_seconds=seconds)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import grpc
@@ -91,6 +92,16 @@ async def test_an_item_error_names_its_place_and_reason(channel: grpc.aio.Channe
     status.details[1].Unpack(request)
     assert information.reason == "INVALID_TEXT"
     assert request.field_violations[0].field == "contents[1]"
+
+
+@pytest.mark.parametrize("name", ["\U0001f600" * 1500, "\u20ac" * 1500, "%" * 1500, "n" * 9000])
+async def test_a_long_name_is_not_found_either(channel: grpc.aio.Channel, name: str) -> None:
+    """Regression: percent-encoded, what said so was more than a client takes."""
+    stub: Any = model_pb2_grpc.ModelServiceStub(channel)
+    error = await failure(stub.GetModel(model_pb2.GetModelRequest(name=name)))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert details(error)["ErrorInfo"].reason == "MODEL_NOT_FOUND"
+    assert re.search(r"\.\.\. \(\d+ characters\)$", error.details() or "")
 
 
 @pytest.mark.parametrize("written", [0.1, 1.2, -3.0, 1e-45, 1e38, 3.4025e38, 3.4028234e38])

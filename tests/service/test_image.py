@@ -15,7 +15,7 @@ from PIL import Image
 
 from service.bundle import ImagePreprocessing
 from service.classification.image import Preprocessor, decode
-from service.classification.pixels import PixelBudget
+from service.classification.pixels import SMALL_PIXELS, PixelBudget
 from service.errors import ImageTooLarge, InvalidImage
 from tests.service.bad_input.conftest import ROOT
 from tests.service.bad_input.pictures import black
@@ -284,12 +284,12 @@ def test_a_picture_that_memory_lacks_for_is_not_called_broken() -> None:
 
 def test_pixels_beyond_the_budget_wait_in_line() -> None:
     """A large image is passed by nobody, and all get their turn."""
-    budget = PixelBudget(100)
+    budget = PixelBudget(100 * SMALL_PIXELS)
     entered: queue.SimpleQueue[int] = queue.SimpleQueue()
     leave = {size: threading.Event() for size in (60, 70, 10)}
 
     def hold(size: int) -> None:
-        with budget.taken(size):
+        with budget.taken(size * SMALL_PIXELS):
             entered.put(size)
             assert leave[size].wait(PATIENCE_SECONDS)
 
@@ -301,11 +301,13 @@ def test_pixels_beyond_the_budget_wait_in_line() -> None:
         while len(budget._line) < number:
             assert thread.is_alive()
     assert entered.empty()  # though 10 more would fit
+    with budget.taken(SMALL_PIXELS):
+        pass  # a small one waits for nobody
     leave[60].set()
     assert [entered.get(timeout=PATIENCE_SECONDS) for _ in range(2)] == [70, 10]
     for event in leave.values():
         event.set()
     for thread in threads:
         thread.join(PATIENCE_SECONDS)
-    with budget.taken(100):
+    with budget.taken(100 * SMALL_PIXELS):
         pass

@@ -163,12 +163,17 @@ def output(*names: str) -> list[Any]:
     [
         (typed("x", inputs=[]), INVALID, "inputs", "expected one input, TEXT, found none"),
         (
+            typed("x", inputs=[Request.InferInputTensor(name="TEXT")] * 100_000),
+            *(INVALID, "inputs"),
+            f"expected one input, TEXT, found 100000: {', '.join([repr('TEXT')] * 8)}",
+        ),
+        (
             typed("x", inputs=[INPUT, INPUT]),
-            *(INVALID, "inputs", "expected one input, TEXT, found TEXT, TEXT"),
+            *(INVALID, "inputs", "expected one input, TEXT, found 2: 'TEXT', 'TEXT'"),
         ),
         (
             typed("x", inputs=[tensor("IMAGE", [b"x"])]),
-            *(INVALID, "inputs", "expected one input, TEXT, found IMAGE"),
+            *(INVALID, "inputs", "expected one input, TEXT, found 1: 'IMAGE'"),
         ),
         (
             typed("x", inputs=[tensor("TEXT", [b"x"], datatype="FP32")]),
@@ -239,6 +244,10 @@ def output(*names: str) -> list[Any]:
             raw(TWO + b"!", 2),
             *(INVALID, "raw_input_contents[0]"),
             "raw_input_contents of TEXT: 1 bytes follow the last of 2 elements",
+        ),
+        (
+            images(RED, outputs=output(*["LABEL"] * 100_000)),
+            *(INVALID, "outputs", "100000 outputs are asked for; there are: LABEL, PROBABILITY"),
         ),
         (
             typed("x", outputs=output("LABEL")),

@@ -21,6 +21,7 @@ from tests.service.test_grpc_calls import (
     trailers,
     translation,
 )
+from tests.service.test_open_inference import typed
 
 
 class Listening(FakeTranslator):
@@ -40,6 +41,8 @@ async def test_the_engine_learns_how_urgent_a_call_is(
         for said in ("bulk", "interactive", None):
             metadata = [("attendant-priority", said)] if said else []
             await translation(channel).Translate(texts("Hello."), metadata=metadata)
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            await infer(typed("Hello.").SerializeToString(), metadata=metadata)
             async with (
                 aiohttp.ClientSession(f"http://localhost:{server.http_port}") as http,
                 http.post(
@@ -47,7 +50,7 @@ async def test_the_engine_learns_how_urgent_a_call_is(
                 ) as response,
             ):
                 assert response.status == 200
-        expected = ["bulk", "bulk", *["interactive"] * 4]
+        expected = ["bulk"] * 3 + ["interactive"] * 6
         assert fakes["en-de"].heard == expected
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -129,6 +130,23 @@ def client_context(ca: Path, files: Files | None = None) -> ssl.SSLContext:
     if files is not None:
         context.load_cert_chain(files.certificate, files.key)
     return context
+
+
+def _probe(server: Server, context: ssl.SSLContext, session: Any) -> tuple[bool, Any]:
+    with (
+        socket.create_connection(("127.0.0.1", server.http_port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as secure,
+    ):
+        secure.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        try:
+            return secure.recv(1000).startswith(b"HTTP/1.1 200"), secure.session
+        except ssl.SSLError:  # TLS 1.3 refuses a certificate after the handshake
+            return False, None
+
+
+async def probe(server: Server, context: ssl.SSLContext, session: Any = None) -> tuple[bool, Any]:
+    """Whether the HTTP port answers, in a session that is resumed if it can be; the session."""
+    return await asyncio.to_thread(_probe, server, context, session)
 
 
 @pytest.mark.parametrize(
@@ -312,9 +330,14 @@ async def test_certificates_are_read_again_when_their_files_change(
         assert await works(renewed, client) == [True, True]
         assert await works(authority, client) == [False, False]
         assert await works(renewed, others) == [False, False]
+        context = client_context(renewed.ca, client)
+        was_served, session = await probe(server, context)
         accepted.write_bytes(renewed.ca.read_bytes())
         assert await works(renewed, others) == [True, True]
         assert await works(renewed, client) == [False, False]
+        # Nor is who was known before the change: a session that is resumed is not verified again.
+        is_served, _ = await probe(server, context, session)
+        assert (was_served, is_served) == (True, False)
 
 
 @pytest.mark.parametrize(

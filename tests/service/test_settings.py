@@ -31,6 +31,11 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
         (["--grpc-port", "70000"], "setting grpc_port: .* found '70000'"),
         (["--config", "/nowhere.toml"], "expected a settings file at /nowhere.toml"),
         (["--device", "tpu"], "setting device"),
+        (["--keepalive-seconds", "inf"], "setting keepalive_seconds: .* finite"),
+        (["--max-message-bytes", "99999999999"], "setting max_message_bytes: .* 2147483647"),
+        (["--max-concurrent-streams", "99999999999"], "setting max_concurrent_streams"),
+        (["--caller-metadata", "X Team"], "setting caller_metadata: .* expected letters"),
+        (["--caller-metadata", "x-team-bin"], "setting caller_metadata: .* without -bin"),
     ],
 )
 def test_a_wrong_setting_is_named(flags: list[str], complaint: str) -> None:
@@ -42,6 +47,18 @@ def test_an_unknown_key_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text("grcp_port = 1\n")
     with pytest.raises(SystemExit, match="grcp_port"):
         Settings.load(["--config", str(tmp_path / "settings.toml")])
+
+
+@pytest.mark.parametrize("content", [b"grpc_port = [", b"host = '\xff'"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "settings.toml").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"attendant-server: settings file .*settings\.toml: "):
+        Settings.load(["--config", str(tmp_path / "settings.toml")])
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_may_have_brackets(host: str) -> None:
+    assert Settings.load(["--host", host]).host == "::1"
 
 
 def test_every_setting_is_described() -> None:

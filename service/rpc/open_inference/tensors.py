@@ -21,6 +21,8 @@ from service.rpc.open_inference.grpc_predict_v2_pb2 import (
 InferInputTensor = ModelInferRequest.InferInputTensor
 InferOutputTensor = ModelInferResponse.InferOutputTensor
 
+SHOWN_NAMES = 8
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -38,9 +40,10 @@ def read_bytes_input(request: ModelInferRequest, name: str, limit: int) -> list[
 
     Raises InvalidArgument.
     """
-    if [tensor.name for tensor in request.inputs] != [name]:
-        found = ", ".join(tensor.name for tensor in request.inputs) or "none"
-        raise InvalidArgument(f"expected one input, {name}, found {found:.100}", field="inputs")
+    if len(request.inputs) != 1 or request.inputs[0].name != name:
+        raise InvalidArgument(
+            f"expected one input, {name}, found {_named(request.inputs)}", field="inputs"
+        )
     tensor = request.inputs[0]
     _check_description(tensor, limit)
     elements = _raw(request, tensor) if request.raw_input_contents else _contents(tensor)
@@ -50,6 +53,12 @@ def read_bytes_input(request: ModelInferRequest, name: str, limit: int) -> list[
             field="inputs[0].contents",
         )
     return elements
+
+
+def _named(tensors: Sequence[InferInputTensor]) -> str:
+    """How many, and the names of the first: a message may have millions."""
+    names = ", ".join(repr(tensor.name) for tensor in tensors[:SHOWN_NAMES])
+    return f"{len(tensors)}: {names:.100}" if tensors else "none"
 
 
 def _check_description(tensor: InferInputTensor, limit: int) -> None:
@@ -133,6 +142,11 @@ def choose_outputs(request: ModelInferRequest, names: Sequence[str]) -> list[str
 
     Raises InvalidArgument.
     """
+    if len(request.outputs) > len(names):
+        raise InvalidArgument(
+            f"{len(request.outputs)} outputs are asked for; there are: {', '.join(names)}",
+            field="outputs",
+        )
     asked = [output.name for output in request.outputs]
     for index, output in enumerate(request.outputs):
         field = f"outputs[{index}]"
