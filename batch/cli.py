@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from batch import cluster, local
 from batch.inputs import Input, Task
+from batch.ledger import Ledger
 from batch.outputs import FORMATS
 from batch.plan import Plan
 from service.errors import AttendantError
@@ -22,7 +23,8 @@ DESCRIPTION = """Translates or classifies a data set with the server's engine, w
 
 INPUT is a file of texts (one a line), of JSON lines (*.jsonl), a Parquet file, a tar archive of
 images, or a folder of such files or of images. OUTPUT is a file (*.txt, *.jsonl, *.parquet), or a
-folder that is there, which then holds a part for each shard. It is in the order of INPUT.
+folder (that is there, or a name that ends in /), which then holds a part for each shard. It is in
+the order of INPUT.
 
 A run that was killed goes on where it was when it is started again. Records without an answer are
 set aside, with the reason, in OUTPUT.set-aside.jsonl.
@@ -45,8 +47,12 @@ _OPTIONS: dict[Task, tuple[str, ...]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 wrong usage; run again after 1 or a signal."""
-    options, of_settings = _parser().parse_known_args(arguments)
-    settings = Settings.load(of_settings)
+    parser = _parser()
+    options, of_settings = parser.parse_known_args(arguments)
+    flags = [each.partition("=")[0] for each in of_settings if each.startswith("--")]
+    if unknown := [flag for flag in flags if flag not in Settings.flags()]:
+        parser.error(f"unrecognized arguments: {', '.join(unknown)}")
+    settings = Settings.load(of_settings, program=parser.prog)
     # The server's usual level would run into the progress bar.
     level = "warning" if settings.log_level == "info" else settings.log_level
     configure_logging(level, settings.log_format, contents=settings.log_contents)
@@ -69,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("input", type=Path, metavar="INPUT")
-    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    parser.add_argument("output", metavar="OUTPUT")
     _add_forms(parser)
     _add_requests(parser)
     parser.add_argument(
@@ -126,18 +132,28 @@ def _plan(options: argparse.Namespace) -> Plan:
     if wrong := given.keys() - set(_OPTIONS[found.task]):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
         raise ValueError(f"{flags}: not to {found.task}")
-    return Plan.make(found, given, options.output.absolute(), options.format)
+    output = Path(options.output).absolute()
+    if options.output.endswith("/"):
+        output.mkdir(exist_ok=True)
+    return Plan.make(found, given, output, options.format)
 
 
 def _run(plan: Plan, options: argparse.Namespace, settings: Settings) -> None:
     ledger = plan.ledger
-    ledger.begin(plan.identity())
+    with ledger.held():
+        _run_alone(plan, ledger, options, settings)
+
+
+def _run_alone(plan: Plan, ledger: Ledger, options: argparse.Namespace, settings: Settings) -> None:
+    ledger.begin(plan.identity(settings))
     if ledger.is_joined:
         ledger.clear()
         print(f"{plan.output}: done by an earlier run", file=sys.stderr)
         return
     shards = list(enumerate(plan.input.shards()))
     todo = [(number, shard) for number, shard in shards if not ledger.is_done(number)]
+    if todo and not plan.is_folder:
+        plan.check_place()
     total = sum(shard.num_records for _, shard in shards)
     waiting = sum(shard.num_records for _, shard in todo)
     unit = " texts" if plan.input.task == "translate" else " images"

@@ -4,6 +4,7 @@ What it is asked, and what it answers, is what the service's callers ask and are
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain, islice
@@ -17,6 +18,7 @@ from attendant.requests import (
 )
 from batch.inputs import Task
 from batch.records import Answered, Outcome, Record, SetAside, Shard
+from service.bundle import CARD_FILE
 from service.classification.engine import ClassificationResult
 from service.metrics import Metrics
 from service.repository import ModelRepository
@@ -94,7 +96,8 @@ class Classifying:
 class EmbeddedEngine:
     """A models folder of this machine, asked by whole shards."""
 
-    def __init__(self, asking: Asking, task: Task) -> None:
+    def __init__(self, repository: ModelRepository, asking: Asking, task: Task) -> None:
+        self._repository = repository
         self._asking = asking
         self._records_a_call = RECORDS_A_CALL[task]
         self._room = asyncio.Semaphore(CALLS_AT_A_TIME[task])
@@ -128,14 +131,19 @@ class EmbeddedEngine:
         else:
             asking = Classifying(repository, cast(ClassifyOptions, options))
         try:
-            yield cls(asking, task)
+            yield cls(repository, asking, task)
         finally:
             await repository.close()
 
     @property
-    def model_name(self) -> str:
-        """Of the model that has answered, "NAME/VERSION"."""
-        return self._asking.model_name
+    def model(self) -> str:
+        """What has answered, and nothing else does as it did; "" where nothing was asked yet."""
+        if not self._asking.model_name:
+            return ""
+        model = self._repository.get(self._asking.model_name)
+        precision = model.engine.precision if model.engine is not None else "none"
+        card = hashlib.sha256((model.folder / CARD_FILE).read_bytes()).hexdigest()
+        return f"{model.full_name} in {precision} (its bundle.json has SHA-256 {card[:16]})"
 
     async def answer(
         self, shard: Shard, on_answered: Callable[[int], object] = lambda num_records: None
@@ -170,7 +178,12 @@ class EmbeddedEngine:
 
 def _answered(record: Record, answer: dict[str, Any], text: str) -> Answered:
     """The record's own fields and the answer; a field of the same name is its `input_NAME`."""
-    own = {f"input_{name}" if name in answer else name: v for name, v in record.fields.items()}
+    own = dict(record.fields)
+    for name in answer.keys() & own.keys():
+        free = f"input_{name}"
+        while free in own or free in answer:
+            free = f"input_{free}"
+        own[free] = own.pop(name)
     return Answered({**own, **answer}, text)
 
 

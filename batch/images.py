@@ -3,10 +3,11 @@
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from batch.records import Record, SetAside
 
@@ -34,6 +35,11 @@ class ImageShard:
         """How many it has."""
         return len(self.members)
 
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """Unknown."""
+        return {}
+
     def read(self) -> Iterator[Record | SetAside]:
         """Image by image; a file that cannot be read is set aside."""
         for member in self.members:
@@ -58,11 +64,11 @@ def folder_shards(path: Path, max_records: int) -> Iterator[ImageShard]:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the names and sizes of its images. Raises OSError."""
+    """SHA-256 of the names of its images, of their sizes and times of change. Raises OSError."""
     found = hashlib.sha256()
     for name in _names(folder):
-        size = (folder / name).stat().st_size
-        found.update(b"%s\0%d\0" % (os.fsencode(name), size))
+        status = (folder / name).stat()
+        found.update(b"%s\0%d\0%d\0" % (os.fsencode(name), status.st_size, status.st_mtime_ns))
     return found.hexdigest()
 
 
@@ -86,7 +92,7 @@ def archive_shards(path: Path, max_records: int) -> Iterator[ImageShard]:
         members = (
             Member(each.name, each.offset_data, each.size)
             for each in archive
-            if each.isreg() and is_image(Path(each.name))
+            if each.isreg() and is_image(Path(each.name)) and Path(each.name).name[0] != "."
         )
         yield from _shards(path, members, max_records)
 

@@ -87,6 +87,8 @@ class Input:
 def _files(path: Path, kind: Kind | None) -> tuple[list[Path], Kind]:
     if not path.is_dir():
         path.stat()  # raises FileNotFoundError
+        if not path.is_file():
+            raise ValueError(f"{path} is a stream: a shard begins anywhere in it, so keep it first")
         return [path], kind or _kind(path)
     if kind == "images":
         return [path], kind

@@ -1,21 +1,29 @@
 """Parts, each of them whole or not there; joined in the end."""
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batch.columns import NO_TYPES, Types
 from batch.outputs import Format, made_whole, remove_unfinished, write_set_aside
 from batch.records import Outcome, SetAside
 
 PLAN_FILE = "plan.json"
 MODEL_FILE = "model"
+LOCK_FILE = ".lock"
 JOINED_FILE = "joined"  # the output is complete, and the parts are no longer needed
 
 
 class OtherPlan(ValueError):
     """What is there was begun with another input, model or options."""
+
+
+class Busy(OSError):
+    """Another run is writing there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +32,40 @@ class Ledger:
 
     folder: Path
     format: Format
+    is_output: bool = False  # the folder, which parts stay in
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For one run alone, as long as the block lasts. Raises Busy and OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOCK_FILE).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(f"another run is writing to {self.folder}") from None
+            except OSError:  # a file system without locks
+                pass
+            if not (self.folder / LOCK_FILE).exists():  # the run that had it has just ended
+                raise Busy(f"another run was writing to {self.folder}; run it again")
+            try:
+                yield
+            except BaseException:
+                self._forget_if_empty()
+                raise
+
+    def _forget_if_empty(self) -> None:
+        """Of a run that has not done anything nothing is left."""
+        if {path.name for path in self.folder.iterdir()} <= {PLAN_FILE, LOCK_FILE}:
+            for name in (PLAN_FILE, LOCK_FILE):
+                (self.folder / name).unlink(missing_ok=True)
+            if not self.is_output:
+                self.folder.rmdir()
 
     def begin(self, plan: Mapping[str, Any]) -> None:
-        """Or go on with what was begun. Raises OtherPlan, which says what differs, and OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Or go on with what was begun, if it is held.
+
+        Raises OtherPlan, which says what differs, and OSError.
+        """
         remove_unfinished(self.folder, "*")
         place = self.folder / PLAN_FILE
         names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
@@ -50,16 +88,16 @@ class Ledger:
                     "remove it to begin anew"
                 )
 
-    def hold_to(self, model_name: str) -> None:
+    def hold_to(self, model: str) -> None:
         """One model answers all of it. Raises OtherPlan for another, and OSError."""
         place = self.folder / MODEL_FILE
         if not place.exists():
             with made_whole(place) as path:
-                path.write_text(model_name)
-        if (begun := place.read_text()) != model_name:
+                path.write_text(model)
+        if (begun := place.read_text()) != model:
             raise OtherPlan(
-                f"{self.folder} was begun with the model {begun}, now it is {model_name}; "
-                f"name it by --model {begun}, or remove the folder to begin anew"
+                f"{self.folder} was begun with the model {begun}, now it is {model}; "
+                "ask for that one (--model, --precision), or remove the folder to begin anew"
             )
 
     @property
@@ -71,7 +109,7 @@ class Ledger:
         """Whether this shard's part is there."""
         return self._part(number).exists()
 
-    def keep(self, number: int, outcomes: Sequence[Outcome]) -> None:
+    def keep(self, number: int, outcomes: Sequence[Outcome], types: Types = NO_TYPES) -> None:
         """Write the part of a shard. Raises OSError."""
         if any(isinstance(one, SetAside) for one in outcomes):
             with made_whole(self._set_aside(number)) as path:
@@ -80,7 +118,7 @@ class Ledger:
             self._set_aside(number).unlink(missing_ok=True)
         # Last, as this is what says that the shard is done.
         with made_whole(self._part(number)) as path:
-            self.format.write(outcomes, path)
+            self.format.write(outcomes, path, types)
 
     def num_set_aside(self, numbers: Sequence[int]) -> int:
         """How many records of these shards have no answer."""
@@ -106,10 +144,12 @@ class Ledger:
 
     def clear(self) -> None:
         """Remove the folder once its parts are joined; what says that they are goes last."""
+        last = (JOINED_FILE, LOCK_FILE)
         for path in self.folder.iterdir():
-            if path.name != JOINED_FILE:
+            if path.name not in last:
                 path.unlink()
-        (self.folder / JOINED_FILE).unlink()
+        for name in last:
+            (self.folder / name).unlink(missing_ok=True)
         self.folder.rmdir()
 
     def _part(self, number: int) -> Path:

@@ -1,7 +1,7 @@
 """Shards of texts and JSON lines: a range of a file's bytes, where any machine can begin."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ class LineShard:
     num_records: int
     field: str | None
     images: bool = False
+
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """Unknown."""
+        return {}
 
     def read(self) -> Iterator[Record | SetAside]:
         """Line by line. Raises OSError."""

@@ -39,9 +39,9 @@ async def write_parts(
     async def work() -> None:
         for number, shard in waiting:
             outcomes = await engine.answer(shard, on_answered)
-            if engine.model_name:
-                ledger.hold_to(engine.model_name)
-            await asyncio.to_thread(ledger.keep, number, outcomes)
+            if engine.model:
+                ledger.hold_to(engine.model)
+            await asyncio.to_thread(ledger.keep, number, outcomes, shard.types)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(SHARDS_AT_A_TIME):

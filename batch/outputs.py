@@ -1,17 +1,16 @@
 """The formats of parts, and how parts become one file."""
 
 import glob
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from batch.columns import NO_TYPES, Types, as_json, in_schema, parquet, schema_of, table_of
 from batch.records import Answered, Fields, Outcome, SetAside
-from batch.tables import parquet
 
 
 class Format(Protocol):
@@ -19,8 +18,8 @@ class Format(Protocol):
 
     suffix: str
 
-    def write(self, outcomes: Sequence[Outcome], path: Path) -> None:
-        """A part. Raises OSError."""
+    def write(self, outcomes: Sequence[Outcome], path: Path, types: Types = NO_TYPES) -> None:
+        """A part; `types` are those of the input's own columns. Raises OSError."""
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
         """All parts, in this order. Raises OSError."""
@@ -31,7 +30,7 @@ class Text:
 
     suffix = ".txt"
 
-    def write(self, outcomes: Sequence[Outcome], path: Path) -> None:
+    def write(self, outcomes: Sequence[Outcome], path: Path, types: Types = NO_TYPES) -> None:
         """One line each, whatever the answer holds."""
         lines = (
             " ".join(one.text.splitlines()) if isinstance(one, Answered) else "" for one in outcomes
@@ -48,7 +47,7 @@ class JsonLines:
 
     suffix = ".jsonl"
 
-    def write(self, outcomes: Sequence[Outcome], path: Path) -> None:
+    def write(self, outcomes: Sequence[Outcome], path: Path, types: Types = NO_TYPES) -> None:
         """What is set aside is left out."""
         write_json_lines((one.fields for one in outcomes if isinstance(one, Answered)), path)
 
@@ -62,72 +61,18 @@ class Parquet:
 
     suffix = ".parquet"
 
-    def write(self, outcomes: Sequence[Outcome], path: Path) -> None:
+    def write(self, outcomes: Sequence[Outcome], path: Path, types: Types = NO_TYPES) -> None:
         """What is set aside is left out."""
-        import pyarrow
-
         rows = [one.fields for one in outcomes if isinstance(one, Answered)]
-        names = dict.fromkeys(name for row in rows for name in row)
-        columns = {name: _column([row.get(name) for row in rows]) for name in names}
-        parquet().write_table(pyarrow.table(columns), path)
+        parquet().write_table(table_of(rows, types), path)
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
         """With the columns of all of them, empty where a part has none."""
-        import pyarrow
-
         parts = list(parts)
-        schema = _schema_of_all([parquet().read_schema(part) for part in parts])
+        schema = schema_of(parts)
         with parquet().ParquetWriter(path, schema) as writer:
             for part in parts:
-                table = parquet().read_table(part)
-                columns = [_as_field(table, field) for field in schema]
-                writer.write_table(pyarrow.table(columns, schema=schema))
-
-
-def _column(values: Sequence[Any]) -> Any:
-    """An array of the values; of their JSON where they are of several types."""
-    import pyarrow
-
-    try:
-        return pyarrow.array(values)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
-        return pyarrow.array([_as_text(value) for value in values], pyarrow.string())
-
-
-def _as_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _schema_of_all(schemas: Sequence[Any]) -> Any:
-    """Every column of any, of a type that holds what all have there: text, if no other does."""
-    import pyarrow
-
-    fields: dict[str, Any] = {}
-    for field in (field for schema in schemas for field in schema):
-        known = fields.get(field.name, field)
-        try:
-            pair = [pyarrow.schema([known]), pyarrow.schema([field])]
-            fields[field.name] = pyarrow.unify_schemas(pair, promote_options="permissive").field(0)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
-            fields[field.name] = pyarrow.field(field.name, pyarrow.string())
-    return pyarrow.schema([field.remove_metadata() for field in fields.values()])
-
-
-def _as_field(table: Any, field: Any) -> Any:
-    """A column of the table as the field has it, empty where the table has none."""
-    import pyarrow
-
-    if field.name not in table.column_names:
-        return pyarrow.nulls(len(table), field.type)
-    column = table.column(field.name)
-    if column.type == field.type:
-        return column
-    values = column.to_pylist()
-    if pyarrow.types.is_string(field.type):
-        values = [_as_text(value) for value in values]
-    return pyarrow.array(values, field.type)
+                writer.write_table(in_schema(parquet().read_table(part), schema))
 
 
 FORMATS: dict[str, Callable[[], Format]] = {"txt": Text, "jsonl": JsonLines, "parquet": Parquet}
@@ -154,7 +99,7 @@ def write_json_lines(objects: Iterable[Fields], path: Path) -> None:
     """One object a line. Raises OSError."""
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for fields in objects:
-            file.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
+            file.write(as_json(fields) + "\n")
 
 
 @contextmanager

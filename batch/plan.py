@@ -8,6 +8,7 @@ from batch.images import digest
 from batch.inputs import Input
 from batch.ledger import Ledger
 from batch.outputs import FORMATS, Format
+from service.settings import Settings
 
 SUFFIXES = {f".{name}": name for name in FORMATS}
 
@@ -28,9 +29,15 @@ class Plan:
         """The format is that of the output's name, or the input's. Raises FileExistsError."""
         usual = "txt" if input.kind == "text" else "jsonl"
         plan = cls(input, options, output, format_name or SUFFIXES.get(output.suffix, usual))
-        if output.is_file() and not plan.ledger.folder.exists():
-            raise FileExistsError(f"{output} is there already")
+        if not plan.ledger.folder.exists():
+            plan.check_place()
         return plan
+
+    def check_place(self) -> None:
+        """Raises FileExistsError where something is that only a run which has all parts wrote."""
+        for path in (self.output, self.set_aside):
+            if path.is_file():
+                raise FileExistsError(f"{path} is there already")
 
     @property
     def is_folder(self) -> bool:
@@ -43,14 +50,14 @@ class Plan:
         name = f"{self.output.name}.parts"
         folder = self.output if self.is_folder else self.output.with_name(name)
         output_format: Format = FORMATS[self.format_name]()
-        return Ledger(folder, output_format)
+        return Ledger(folder, output_format, self.is_folder)
 
     @property
     def set_aside(self) -> Path:
         """The file of records without an answer."""
         return self.output.with_name(f"{self.output.name}.set-aside.jsonl")
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, settings: Settings) -> dict[str, Any]:
         """As JSON values: parts of runs that differ in this must not be mixed. Raises OSError."""
         return {
             "input": [_identity(path) for path in self.input.paths],
@@ -60,6 +67,7 @@ class Plan:
             "shard_records": self.input.shard_records,
             "options": self.options,
             "format": self.format_name,
+            "limits": [settings.max_text_bytes, settings.max_image_pixels],
         }
 
 

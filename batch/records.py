@@ -44,5 +44,9 @@ class Shard(Protocol):
     def num_records(self) -> int:
         """How many it has."""
 
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """Arrow's, of its records' own fields, where the input says them. Raises OSError."""
+
     def read(self) -> Iterator[Record | SetAside]:
         """Its records in order, read when they are asked for. Raises OSError."""

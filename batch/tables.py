@@ -1,12 +1,12 @@
 """Shards of Parquet files: rows of one row group."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from batch.columns import parquet, values_of
 from batch.lines import text_record
 from batch.records import Record, SetAside
 
@@ -23,11 +23,18 @@ class TableShard:
     field: str
     images: bool
 
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """Of all columns. Raises OSError."""
+        return {field.name: field.type for field in parquet().read_schema(self.path)}
+
     def read(self) -> Iterator[Record | SetAside]:
         """Row by row. Raises OSError and ValueError for a file that is no Parquet."""
         table = _row_group(self.path, self.path.stat().st_mtime_ns, self.group)
         rows = table.slice(self.begin, self.num_records)
-        for number, fields in enumerate(rows.to_pylist(), self.first_row):
+        columns = [values_of(column) for column in rows.columns]
+        for number, row in enumerate(zip(*columns, strict=True), self.first_row):
+            fields = dict(zip(rows.column_names, row, strict=True))
             where = f"{self.path.name}:{number}"
             if self.images:
                 yield self._image(fields, where)
@@ -51,6 +58,9 @@ def table_shards(path: Path, max_records: int, *, field: str, images: bool) -> I
     if field not in file.schema_arrow.names:
         names = ", ".join(file.schema_arrow.names)
         raise ValueError(f"{path} has no column {field}, but {names}: name one with --field")
+    names = file.schema_arrow.names
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path} has several columns of the name {', '.join(doubles)}")
     first_row = 1
     for group in range(file.num_row_groups):
         num_rows = file.metadata.row_group(group).num_rows
@@ -64,12 +74,3 @@ def table_shards(path: Path, max_records: int, *, field: str, images: bool) -> I
 def _row_group(path: Path, mtime_ns: int, group: int) -> Any:
     """Read whole: kept for the next shard, which is most often of the same group."""
     return parquet().ParquetFile(path).read_row_group(group)
-
-
-def parquet() -> ModuleType:
-    """pyarrow.parquet. Raises ImportError that says where it comes from."""
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError("Parquet needs pyarrow: pip install 'attendant[batch]'") from None
-    return pyarrow.parquet  # type: ignore[no-any-return]

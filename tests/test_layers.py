@@ -121,7 +121,7 @@ HOMES = {
     "pydantic_settings": {"service.settings"},
     "aiohttp": {"service.http", "service.server"},
     "uvicorn": set(),
-    "pyarrow": {"batch.tables", "batch.outputs"},
+    "pyarrow": {"batch.columns"},
     "ray": {"batch.cluster", "service.ray_serve"},
 }
 

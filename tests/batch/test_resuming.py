@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,3 +143,31 @@ def test_parts_of_another_input_are_not_mixed(
     assert main([str(source), str(tmp_path / "out.txt"), *FLAGS]) == USAGE
 
     assert "was begun with input" in capsys.readouterr().err
+
+
+def test_parts_of_another_precision_are_not_mixed(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    kill_after_parts(source, tmp_path / "out.txt", 1)
+
+    assert main([str(source), str(tmp_path / "out.txt"), *FLAGS, "--precision=fp32"]) == USAGE
+
+    said = capsys.readouterr().err
+    assert re.search(
+        "was begun with the model captions-en-de/1 in int8 .*, now it is .* fp32", said
+    )
+
+
+def test_a_run_is_not_disturbed_by_another_of_the_same_output(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Regression: the second took what the first was writing for what a killed one had left."""
+    output = tmp_path / "out.txt"
+    with start(source, output) as process:
+        while not parts(output) and process.poll() is None:
+            time.sleep(0.005)
+        assert main([str(source), str(output), *FLAGS]) == FAILED
+        assert "another run is writing to" in capsys.readouterr().err
+        assert process.wait(PATIENCE_SECONDS) == OK
+    assert len(output.read_text().splitlines()) == NUM_LINES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]

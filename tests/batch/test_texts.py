@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from batch.cli import FAILED, OK, USAGE, main
@@ -121,6 +124,7 @@ def test_of_nothing_comes_nothing(tmp_path: Path, name: str):
 
 def test_a_field_of_the_name_of_the_answer_is_kept_beside_it(tmp_path: Path, expected: list[str]):
     line = {"text": TEXTS[0], "translation": "of somebody else", "reason": "mine"}
+    line |= {"input_translation": "of another"}
     (tmp_path / "in.jsonl").write_text(json.dumps(line) + '\n{"text": 7, "reason": "mine"}\n')
 
     assert batch(tmp_path / "in.jsonl", tmp_path / "out.jsonl") == OK
@@ -128,7 +132,8 @@ def test_a_field_of_the_name_of_the_answer_is_kept_beside_it(tmp_path: Path, exp
     [found] = json_lines(tmp_path / "out.jsonl")
     assert found == {
         **{"text": TEXTS[0], "reason": "mine"},
-        **{"input_translation": "of somebody else", "translation": expected[0]},
+        **{"input_translation": "of another", "translation": expected[0]},
+        **{"input_input_translation": "of somebody else"},
     }
     [aside] = json_lines(tmp_path / "out.jsonl.set-aside.jsonl")
     assert aside["reason"] == "NO_TEXT"
@@ -206,6 +211,116 @@ def test_what_is_there_already_is_not_overwritten(
 
     assert "is there already" in capsys.readouterr().err
     assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out.txt.set-aside.jsonl"])
+def test_what_came_there_after_a_run_that_failed_is_not_overwritten(tmp_path: Path, name: str):
+    """Regression: what the first left made the second take the file for its own."""
+    (tmp_path / "in.txt").write_text(TEXTS[0])
+    assert batch(tmp_path / "in.txt", tmp_path / "out.txt", "--model=none") == FAILED
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+    ledger = tmp_path / "out.txt.parts"
+    ledger.mkdir()
+    (ledger / "plan.json").write_text("{}")  # as a killed run leaves it
+    (tmp_path / name).write_text("mine")
+
+    assert batch(tmp_path / "in.txt", tmp_path / "out.txt") == USAGE
+
+    assert (tmp_path / name).read_text() == "mine"
+
+
+ODD = {
+    "a number beyond 64 bits": [{"id": 1}, {"id": 10**20}],
+    "numbers that no type has together": [{"id": 2**60 + 1}, {"id": 1.5}],
+    "signed and beyond": [{"id": -1}, {"id": 2**63}],
+    "half a character": [{"note": "\ud800"}, {"\ud800": 1}],
+    "an object without keys": [{"m": {}}, {"m": [{}]}],
+    "a thing and its opposite": [{"m": {"a": 1}}, {"m": [1]}],
+    "no number": [{"x": float("nan")}, {"x": 1.0}],
+}
+
+
+@pytest.mark.parametrize("fields", ODD.values(), ids=ODD.keys())
+@pytest.mark.parametrize("records_a_part", [1, 16])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_any_field_has_a_place_in_the_output(
+    tmp_path: Path, expected: list[str], fields: list[Any], records_a_part: int, kind: str
+):
+    """Regression: one ended the run, and every other that went on with it."""
+    lines = [json.dumps({"text": TEXTS[0], **one}) for one in fields]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    output = tmp_path / f"out.{kind}"
+
+    flags = [MODELS, f"--shard-records={records_a_part}"]
+    assert main([str(tmp_path / "in.jsonl"), str(output), *flags]) == OK
+
+    if kind == "parquet":
+        rows = pyarrow.parquet.read_table(output).to_pylist()
+    else:
+        refuse = pytest.fail  # NaN is none of JSON's
+        rows = [json.loads(one, parse_constant=refuse) for one in output.read_text().splitlines()]
+    assert [row["translation"] for row in rows] == [expected[0]] * 2
+    assert all(len(row) >= 3 for row in rows)
+
+
+def test_columns_of_parquet_keep_their_types(tmp_path: Path, expected: list[str]):
+    nanoseconds = pyarrow.array([1_700_000_000_123_456_789] * 2, pyarrow.timestamp("ns"))
+    columns = {
+        "text": TEXTS[:2],
+        "hash": pyarrow.array([1, 2**64 - 1], pyarrow.uint64()),
+        "small": pyarrow.array([1, None], pyarrow.int8()),
+        "score": pyarrow.array([0.1, 0.2], pyarrow.float32()),
+        "when": nanoseconds,
+        "bytes": [b"\xff", b""],
+    }
+    table = pyarrow.table(columns)
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+
+    assert batch(tmp_path / "in.parquet", tmp_path / "out.parquet") == OK
+    assert batch(tmp_path / "in.parquet", tmp_path / "out.jsonl") == OK
+
+    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert found.select(table.column_names).equals(table)
+    first, last = json_lines(tmp_path / "out.jsonl")
+    assert first["bytes"] == "/w=="
+    assert first["when"] == "2023-11-14 22:13:20.123456789"
+    assert last["hash"] == 2**64 - 1
+    assert [first["translation"], last["translation"]] == expected[:2]
+
+
+def test_a_table_with_two_columns_of_a_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    table = pyarrow.table([TEXTS[:1], [1], [2]], names=["text", "id", "id"])
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    assert batch(tmp_path / "in.parquet", tmp_path / "out.jsonl") == USAGE
+    assert "has several columns of the name id" in capsys.readouterr().err
+
+
+def test_a_name_that_ends_in_a_slash_is_a_folder(tmp_path: Path, expected: list[str]):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS[:20]))
+    assert batch(tmp_path / "in.txt", f"{tmp_path / 'out'}/") == OK
+    parts = sorted((tmp_path / "out").glob("part-*.txt"))
+    assert [line for part in parts for line in part.read_text().splitlines()] == expected[:20]
+
+
+def test_an_unknown_flag_is_the_command_s_own_to_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "in.txt").write_text(TEXTS[0])
+    for flags, complaint in (
+        (["--bogus"], "attendant-batch: error: unrecognized arguments: --bogus"),
+        (["--device", "bogus"], "attendant-batch: setting device"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            batch(tmp_path / "in.txt", tmp_path / "out.txt", *flags)
+        assert complaint in capsys.readouterr().err + str(ended.value)
+
+
+def test_a_stream_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    os.mkfifo(tmp_path / "in.txt")
+    assert batch(tmp_path / "in.txt", tmp_path / "out.txt") == USAGE
+    assert f"{tmp_path / 'in.txt'} is a stream" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
