@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
+SHORT_MS = 1.0  # a call of which nothing needs to be shorter
 WIDTH = 48  # of the chart, in characters
 
 _NUMBERS = (
@@ -66,7 +67,7 @@ def _objects(file: TextIO) -> Iterator[dict[str, Any]]:
     for line in file:
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
             yield found
@@ -97,8 +98,13 @@ def _describe_call(call: dict[str, Any]) -> Iterator[str]:
     yield ""
     longest = max(call["stages"], key=lambda stage: float(stage["ms"]))
     share = longest["ms"] / call["ms"] if call["ms"] else 0.0
-    remedy = _REMEDIES[longest["name"]].format_map(call)
-    yield f"{longest['name']} had {share:.0%} of {call['ms']:.1f} ms. {remedy}"
+    yield f"{longest['name']} had {share:.0%} of {call['ms']:.1f} ms. {_remedy(longest, call)}"
+
+
+def _remedy(stage: dict[str, Any], call: dict[str, Any]) -> str:
+    if call["ms"] < SHORT_MS:
+        return "There is nothing to gain."
+    return _REMEDIES.get(stage["name"], "").format_map(call)
 
 
 def _bar(stage: dict[str, Any], total_ms: float) -> str:

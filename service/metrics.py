@@ -36,6 +36,11 @@ HTTP_ROUTES = (
     "(no such path)",
 )
 
+# Of calls; those that an application makes at its start, or a rate would not see the first of them.
+HTTP_CODES = (200, 400, 401, 404, 408, 413, 429, 499, 500, 503)
+
+IMAGE_FAILURES = ("invalid", "error", "memory")
+
 _MODEL = Label("model", "`NAME/VERSION` of the models folder")
 _METHOD = (
     Label("grpc_type", "", ("unary", "server_stream", "bidi_stream")),
@@ -194,6 +199,13 @@ class Metrics:
         "Images classified.",
         _MODEL,
         example="sum by (model) (rate(attendant_images_total[5m]))",
+    )
+    images_failed: Counter = counter(
+        "attendant_images_failed_total",
+        "Images without labels, by whose fault: the caller's, a bug, or too little memory.",
+        _MODEL,
+        Label("reason", "", IMAGE_FAILURES),
+        example="sum by (model, reason) (rate(attendant_images_failed_total[5m]))",
     )
     goodput_images: Counter = counter(
         "attendant_goodput_images_total",

@@ -37,7 +37,7 @@ from service.errors import (
     ResourceExhausted,
 )
 from service.faults import DeviceLost
-from service.metrics import Metrics
+from service.metrics import IMAGE_FAILURES, Metrics
 from service.rate import WorkRate
 from service.runtime import Device
 from service.settings import Settings
@@ -136,6 +136,12 @@ class ClassificationEngine:
         self._multi_label = card.multi_label
         self._settings = settings
         self._metrics = metrics
+        self._failed = {
+            kind: metrics.images_failed.labels(self.model_name, reason)
+            for kind, reason in zip(
+                (InvalidImage, InternalError, NoMemory), IMAGE_FAILURES, strict=True
+            )
+        }
         self._num_threads = settings.image_threads or num_cores()
         self._preprocess = Preprocessor(
             card.image, max_pixels=settings.max_image_pixels, budget=budget
@@ -273,6 +279,7 @@ class ClassificationEngine:
         try:
             answer, preprocess_seconds, ready_at = await self._logits(content, place)
         except (InvalidImage, InternalError, NoMemory) as error:
+            next(count for kind, count in self._failed.items() if isinstance(error, kind)).inc()
             return _Classified(ClassificationResult(error))
         ended = monotonic()
         seconds = ended - admitted

@@ -31,7 +31,7 @@ from service.http.errors import error_response, response_of_http_exception
 from service.http.json_requests import JsonRequests, Request
 from service.lifecycle import Lifecycle, Phase
 from service.logs import REQUEST_ID_HEADER, current_request_id, request_id_or_new
-from service.metrics import CONTENT_TYPE, Metrics
+from service.metrics import CONTENT_TYPE, HTTP_CODES, HTTP_ROUTES, Metrics
 from service.timeline import Fact, Timeline, begin_timeline
 from service.tracing import Span, Tracing
 
@@ -44,6 +44,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # The code, nginx's, of calls whose callers left before they were answered; nobody is sent it.
 _HUNG_UP = 499
 _UNAUTHORIZED = 401
+
+_CALLS = "/v1/"
 
 # For probes, which have neither tokens nor certificates.
 _OPEN_PATHS = ("/healthz", "/readyz")
@@ -66,6 +68,9 @@ class HttpApi:
 
     def application(self) -> web.Application:
         """The aiohttp application, all routes in it."""
+        for route in (each for each in HTTP_ROUTES if each.startswith(_CALLS)):
+            for code in HTTP_CODES:
+                self.metrics.http_requests.labels(route, code)
         application = web.Application(middlewares=[self._around_call])
         application.add_routes(
             [
@@ -231,7 +236,7 @@ def _route(request: web.Request) -> str:
 
 
 def _is_call(request: web.Request) -> bool:
-    return request.path.startswith("/v1/")
+    return request.path.startswith(_CALLS)
 
 
 def _certificate_name(certificate: Any) -> str:

@@ -112,3 +112,15 @@ def test_an_id_that_no_line_has_is_an_error(log: Path) -> None:
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "no line of request by-nobody" in ran.stderr
     assert explain().returncode == 1
+
+
+def test_what_other_servers_have_logged_is_told_as_far_as_it_is_known() -> None:
+    """Nested JSON, a stage of another version, and a call that took no time."""
+    call = {"ms": 5.0, "stages": [{"name": "ponder", "begin_ms": 0.0, "ms": 5.0}]}
+    empty = {"ms": 0.1, "stages": [{"name": "tokenize", "begin_ms": 0.0, "ms": 0.1}]}
+    lines = ["[" * 100_000]
+    lines += [json.dumps({"request_id": "one", "call": one}) for one in (call, empty)]
+    told = explain("one", given="\n".join(lines))
+    assert told.returncode == 0
+    assert "ponder had 100% of 5.0 ms." in told.stdout
+    assert "tokenize had 100% of 0.1 ms. There is nothing to gain." in told.stdout
