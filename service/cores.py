@@ -1,4 +1,4 @@
-"""How many cores there are to compute on."""
+"""How many cores there are to compute on, and who waits for one."""
 
 import math
 import os
@@ -47,3 +47,13 @@ def _quotas(unified: Path, legacy: Path) -> Iterator[float]:
         quota, period = ((legacy / f"cpu.cfs_{one}_us").read_text() for one in ("quota", "period"))
         if int(quota) > 0:
             yield int(quota) / int(period)
+
+
+def compute_for_long() -> None:
+    """Of the calling thread: when it wakes, it does not take the core of one that is at work.
+
+    Where cores are scarce the event loop, once it runs, hands its calls on before it is put aside,
+    with the interpreter's lock in its hands. Linux's SCHED_BATCH; elsewhere nothing changes.
+    """
+    with suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -14,6 +14,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from service.cores import compute_for_long
 from service.errors import AttendantError, InternalError, NoMemory
 from service.faults import (
     DeviceLost,
@@ -170,6 +171,7 @@ class DecodeWorker:
         return threading.Thread(target=self._run, name="decode", daemon=True)
 
     def _run(self) -> None:
+        compute_for_long()
         try:
             while not (self._scheduler.is_closed and self.is_idle):
                 if results := self._turn_or_loss():

@@ -1,5 +1,7 @@
 """A worker's sequences come, go and fail without disturbing each other."""
 
+import os
+
 import pytest
 
 from service import faults
@@ -342,6 +344,20 @@ def test_a_worker_ends_only_when_all_who_wait_are_served() -> None:
     worker.join()
     assert all(sequence.is_done for sequence in sequences)
     assert reading(bench.metrics, "attendant_sequences_finished_total", reason="cancelled") == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="the kernel is not Linux")
+def test_a_decode_thread_takes_the_core_of_nobody_who_is_at_work() -> None:
+    runner = FakeRunner(SCRIPT)
+    bench = Bench(runner)
+    policies: list[int] = []
+    runner.before_step = lambda: policies.append(os.sched_getscheduler(0))
+    bench.add(*three(1))
+    bench.scheduler.close()
+    bench.workers[0].start()
+    bench.workers[0].join()
+    assert set(policies) == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_everything_is_counted_once() -> None:
