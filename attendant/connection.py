@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +115,9 @@ class CallDefaults:
 
 
 def _checked_timeout(seconds: float) -> float:
-    if isinstance(seconds, (int, float)) and seconds > 0:
-        return min(seconds, LONGEST_TIMEOUT_SECONDS)
+    with suppress(TypeError, ValueError):
+        if float(seconds) > 0:
+            return min(float(seconds), LONGEST_TIMEOUT_SECONDS)
     raise ValueError(f"timeout_seconds is {seconds!r}, expected a number above 0")
 
 

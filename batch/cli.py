@@ -134,7 +134,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise ValueError(f"{flags}: not to {found.task}")
     output = Path(options.output).absolute()
     if options.output.endswith("/"):
-        output.mkdir(exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     return Plan.make(found, given, output, options.format)
 
 

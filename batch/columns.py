@@ -39,7 +39,7 @@ def _without_nan(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _without_nan(one) for key, one in value.items()}
-    return list(map(_without_nan, value)) if isinstance(value, list) else value
+    return list(map(_without_nan, value)) if isinstance(value, (list, tuple)) else value
 
 
 def as_text(value: Any) -> str | None:
@@ -56,7 +56,18 @@ def table_of(rows: Sequence[Mapping[str, Any]], types: Types) -> Any:
 
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [_column([row.get(name) for row in rows], types.get(name)) for name in names]
-    return pyarrow.table(columns, names=list(map(as_text, names)))
+    return pyarrow.table(columns, names=_distinct(map(as_text, names)))
+
+
+def _distinct(names: Iterable[str | None]) -> list[str]:
+    """What UTF-8 has of them may be the same."""
+    found: dict[str, None] = {}
+    for name in names:
+        free = name or ""
+        while free in found:
+            free += "_"
+        found[free] = None
+    return list(found)
 
 
 def _column(values: Sequence[Any], wanted: Any = None) -> Any:
@@ -101,13 +112,20 @@ def _is_kept_by_parquet(kind: Any) -> bool:
 
 
 def values_of(column: Any) -> list[Any]:
-    """Of an array; nanoseconds as texts, where they are more than Python's own types have."""
+    """Of an array; times as texts, where they are more than Python's own types have.
+
+    Raises ValueError for what neither Python nor Arrow can put into words.
+    """
     import pyarrow
 
+    is_cut_off = pyarrow.types.is_time64(column.type) and column.type.unit == "ns"
     try:
-        found: list[Any] = column.to_pylist()
-    except ValueError:
-        found = column.cast(pyarrow.string()).to_pylist()
+        found: list[Any] = (column.cast(pyarrow.string()) if is_cut_off else column).to_pylist()
+    except _misfits():
+        try:
+            found = column.cast(pyarrow.string()).to_pylist()
+        except _misfits() as error:
+            raise ValueError(f"values of {column.type} cannot be read: {error}") from error
     return found
 
 

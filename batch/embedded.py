@@ -17,7 +17,7 @@ from attendant.requests import (
     translate_request,
 )
 from batch.inputs import Task
-from batch.records import Answered, Outcome, Record, SetAside, Shard
+from batch.records import Answered, Outcome, Record, SetAside, Shard, renamed
 from service.bundle import CARD_FILE
 from service.classification.engine import ClassificationResult
 from service.metrics import Metrics
@@ -177,14 +177,8 @@ class EmbeddedEngine:
 
 
 def _answered(record: Record, answer: dict[str, Any], text: str) -> Answered:
-    """The record's own fields and the answer; a field of the same name is its `input_NAME`."""
-    own = dict(record.fields)
-    for name in answer.keys() & own.keys():
-        free = f"input_{name}"
-        while free in own or free in answer:
-            free = f"input_{free}"
-        own[free] = own.pop(name)
-    return Answered({**own, **answer}, text)
+    """The record's own fields, then the answer's."""
+    return Answered({**renamed(record.fields), **answer}, text)
 
 
 def _set_aside(record: Record, reason: str, message: str) -> SetAside:

@@ -2,8 +2,9 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from batch.records import Outcome, SetAside
 
 PLAN_FILE = "plan.json"
 MODEL_FILE = "model"
-LOCK_FILE = ".lock"
+LOCK_FILE = ".attendant-batch.lock"
 JOINED_FILE = "joined"  # the output is complete, and the parts are no longer needed
 
 
@@ -32,33 +33,36 @@ class Ledger:
 
     folder: Path
     format: Format
-    is_output: bool = False  # the folder, which parts stay in
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """For one run alone, as long as the block lasts. Raises Busy and OSError."""
+        is_new = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / LOCK_FILE).open("w") as file:
+        lock = self.folder / LOCK_FILE
+        with lock.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Busy(f"another run is writing to {self.folder}") from None
             except OSError:  # a file system without locks
                 pass
-            if not (self.folder / LOCK_FILE).exists():  # the run that had it has just ended
+            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 raise Busy(f"another run was writing to {self.folder}; run it again")
             try:
                 yield
             except BaseException:
-                self._forget_if_empty()
+                if is_new:
+                    self._forget_if_nothing_is_done()
                 raise
+            finally:
+                lock.unlink(missing_ok=True)
 
-    def _forget_if_empty(self) -> None:
-        """Of a run that has not done anything nothing is left."""
-        if {path.name for path in self.folder.iterdir()} <= {PLAN_FILE, LOCK_FILE}:
-            for name in (PLAN_FILE, LOCK_FILE):
-                (self.folder / name).unlink(missing_ok=True)
-            if not self.is_output:
+    def _forget_if_nothing_is_done(self) -> None:
+        with suppress(OSError):
+            if {path.name for path in self.folder.iterdir()} <= {PLAN_FILE, LOCK_FILE}:
+                (self.folder / PLAN_FILE).unlink(missing_ok=True)
+                (self.folder / LOCK_FILE).unlink(missing_ok=True)
                 self.folder.rmdir()
 
     def begin(self, plan: Mapping[str, Any]) -> None:
@@ -150,7 +154,8 @@ class Ledger:
                 path.unlink()
         for name in last:
             (self.folder / name).unlink(missing_ok=True)
-        self.folder.rmdir()
+        with suppress(OSError):  # another run may look at it now
+            self.folder.rmdir()
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:06}{self.format.suffix}"

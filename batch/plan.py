@@ -50,7 +50,7 @@ class Plan:
         name = f"{self.output.name}.parts"
         folder = self.output if self.is_folder else self.output.with_name(name)
         output_format: Format = FORMATS[self.format_name]()
-        return Ledger(folder, output_format, self.is_folder)
+        return Ledger(folder, output_format)
 
     @property
     def set_aside(self) -> Path:

@@ -2,9 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 Fields = Mapping[str, Any]
+Value = TypeVar("Value")
+
+ANSWER_FIELDS = ("translation", "hypotheses", "labels")
+
+
+def renamed(fields: Mapping[str, Value]) -> dict[str, Value]:
+    """In their places, those of an answer's name as `input_NAME`."""
+    found: dict[str, Value] = {}
+    for name, value in fields.items():
+        free = name
+        while free in ANSWER_FIELDS or (free != name and free in fields):
+            free = f"input_{free}"
+        found[free] = value
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from batch.columns import parquet, values_of
 from batch.lines import text_record
-from batch.records import Record, SetAside
+from batch.records import Record, SetAside, renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class TableShard:
     @property
     def types(self) -> Mapping[str, Any]:
         """Of all columns. Raises OSError."""
-        return {field.name: field.type for field in parquet().read_schema(self.path)}
+        return renamed({field.name: field.type for field in parquet().read_schema(self.path)})
 
     def read(self) -> Iterator[Record | SetAside]:
         """Row by row. Raises OSError and ValueError for a file that is no Parquet."""
         table = _row_group(self.path, self.path.stat().st_mtime_ns, self.group)
         rows = table.slice(self.begin, self.num_records)
-        columns = [values_of(column) for column in rows.columns]
+        columns = [self._values(rows, name) for name in rows.column_names]
         for number, row in enumerate(zip(*columns, strict=True), self.first_row):
             fields = dict(zip(rows.column_names, row, strict=True))
             where = f"{self.path.name}:{number}"
@@ -40,6 +40,12 @@ class TableShard:
                 yield self._image(fields, where)
             else:
                 yield text_record(fields, where, self.field)
+
+    def _values(self, rows: Any, name: str) -> list[Any]:
+        try:
+            return values_of(rows.column(name))
+        except ValueError as error:
+            raise ValueError(f"{self.path}, column {name}: {error}") from error
 
     def _image(self, fields: dict[str, object], where: str) -> Record | SetAside:
         content = fields.pop(self.field, None)

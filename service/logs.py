@@ -57,7 +57,8 @@ def _leave_out_contents(record: logging.LogRecord) -> bool:
 
 def _leave_out_trace_state(record: logging.LogRecord) -> bool:
     """Of a tracestate that is not W3C's OpenTelemetry logs what it says."""
-    record.msg, record.args = "a caller's tracestate is not as W3C has it", ()
+    if record.levelno >= logging.WARNING:
+        record.msg, record.args = "a caller's tracestate is not as W3C has it", ()
     return True
 
 

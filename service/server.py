@@ -23,7 +23,7 @@ from service.access import Access
 from service.bundle import Bundle
 from service.certificates import CertificateFiles
 from service.classification.engine import ClassificationEngine
-from service.classification.pixels import PixelBudget
+from service.classification.pixels import PixelBudget, pixels_at_a_time
 from service.cores import num_cores
 from service.devices import DEVICES, Devices
 from service.gpus import Gpus
@@ -79,7 +79,7 @@ def engine_factory(
     settings: Settings, metrics: Metrics, devices: Devices = DEVICES
 ) -> EngineFactory:
     """Makes the engine that a bundle's task needs."""
-    budget = PixelBudget(settings.max_image_pixels)
+    budget = PixelBudget(pixels_at_a_time(settings))
 
     def make(bundle: Bundle) -> Engine:
         if bundle.task == "translation":

@@ -88,18 +88,36 @@ class Preprocessor:
         Waits while other threads unpack so many pixels that these are not in the budget.
         """
         with ExitStack() as taken:
-            return self._pixel_values(
-                decode(
-                    content,
-                    max_pixels=self._max_pixels,
-                    transparency=self._card.transparency,
-                    reserve=lambda count: taken.enter_context(self._budget.taken(count)),
+
+            def reserve(size: tuple[int, int]) -> None:
+                taken.enter_context(self._budget.taken(self._num_pixels(size)))
+
+            try:
+                return self._pixel_values(
+                    decode(
+                        content,
+                        max_pixels=self._max_pixels,
+                        transparency=self._card.transparency,
+                        reserve=reserve,
+                    )
                 )
-            )
+            except (InvalidImage, MemoryError) as error:
+                failure = _without_frames(error)
+        try:
+            raise failure
+        finally:
+            del failure  # it knows this frame, which knew it
+
+    def _num_pixels(self, size: tuple[int, int]) -> int:
+        """The most that it has on its way; beyond the limit it is refused."""
+        largest = math.prod(size)
+        if self._card.resize:
+            largest = max(largest, math.prod(target_size(size, self._card)))
+        return min(largest, self._max_pixels)
 
     def _pixel_values(self, image: Image.Image) -> NDArray[np.float32]:
         if self._card.resize:
-            _check_pixels(target_size(image, self._card), self._max_pixels, "resized image")
+            _check_pixels(target_size(image.size, self._card), self._max_pixels, "resized image")
             image = resize(image, self._card)
         levels = np.asarray(image)  # (height, width, 3) uint8
         if self._card.center_crop is not None:
@@ -118,12 +136,13 @@ def decode(
     *,
     max_pixels: int,
     transparency: Transparency = "dropped",
-    reserve: Callable[[int], object] = lambda num_pixels: None,
+    reserve: Callable[[tuple[int, int]], object] = lambda size: None,
 ) -> Image.Image:
     """Decode an image file into upright RGB. Raises InvalidImage, ImageTooLarge, MemoryError.
 
     Upright is as EXIF says, which a Hugging Face processor leaves to its caller. Of an animation
-    it is the first frame. `reserve` is called before the pixels take memory, up to 16 bytes each.
+    it is the first frame. `reserve` is called with width and height before the pixels take memory,
+    up to 16 bytes each.
     """
     try:
         image, turn = _unpack(content, max_pixels, transparency, reserve)
@@ -149,15 +168,21 @@ def _unpack(
     content: bytes,
     max_pixels: int,
     transparency: Transparency,
-    reserve: Callable[[int], object],
+    reserve: Callable[[tuple[int, int]], object],
 ) -> tuple[Image.Image, Image.Transpose | None]:
     """RGB, and what makes it upright. What the file's own decoder holds is free behind it."""
     with Image.open(BytesIO(content), formats=FORMATS) as image:
         _check_pixels(image.size, max_pixels, "image")
         _check_side(image.size)
-        reserve(image.width * image.height)
+        reserve(image.size)
         image.load()
         return to_rgb(image, transparency), turn_of(image)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Itself; what led to it is forgotten, and with it the pixels that its frames hold."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int, what: str) -> None:
@@ -211,18 +236,19 @@ def _on_white(image: Image.Image) -> Image.Image:
     return blended
 
 
-def target_size(image: Image.Image, card: ImagePreprocessing) -> tuple[int, int]:
+def target_size(size: tuple[int, int], card: ImagePreprocessing) -> tuple[int, int]:
     """Width and height: size x size, or such that the shorter edge is `size`."""
     if not card.shortest_edge:
         return card.size, card.size
-    long = int(card.size * max(image.size) / min(image.size))
-    return (card.size, long) if image.width <= image.height else (long, card.size)
+    width, height = size
+    long = int(card.size * max(size) / min(size))
+    return (card.size, long) if width <= height else (long, card.size)
 
 
 def resize(image: Image.Image, card: ImagePreprocessing) -> Image.Image:
     """To its target size."""
     resample = Image.Resampling[card.resample.upper()]
-    return image.resize(target_size(image, card), resample=resample)
+    return image.resize(target_size(image.size, card), resample=resample)
 
 
 def center_crop(levels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:

@@ -5,9 +5,18 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from service.cores import num_cores
 from service.memory import map_large_blocks
+from service.settings import Settings
 
 SMALL_PIXELS = 1 << 20  # of an image that waits for nobody: 16 MiB on each thread
+PHOTO_PIXELS = 12_500_000  # of a telephone's picture
+
+
+def pixels_at_a_time(settings: Settings) -> int:
+    """The largest image, or a photo on each thread, whichever is more."""
+    threads = settings.image_threads or num_cores()
+    return max(settings.max_image_pixels, threads * PHOTO_PIXELS)
 
 
 class PixelBudget:
@@ -28,17 +37,17 @@ class PixelBudget:
         this = object()
         with self._changed:
             self._line.append(this)
-            self._changed.wait_for(
-                lambda: self._line[0] is this and num_pixels <= self._num_free
-            )  # one behind another: a large image is not passed by small ones for ever
-            self._line.popleft()
-            self._give(-num_pixels)
+            try:  # one behind another: a large image is not passed by small ones for ever
+                self._changed.wait_for(
+                    lambda: self._line[0] is this and num_pixels <= self._num_free
+                )
+                self._num_free -= num_pixels
+            finally:
+                self._line.remove(this)
+                self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
-                self._give(num_pixels)
-
-    def _give(self, num_pixels: int) -> None:
-        self._num_free += num_pixels
-        self._changed.notify_all()
+                self._num_free += num_pixels
+                self._changed.notify_all()

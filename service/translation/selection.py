@@ -12,6 +12,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 BLOCK = 64
+PART_SIZE = 1 << 18  # numbers: 1 MiB
 
 
 def log_sum_exp(scores: Floats) -> Floats:
@@ -26,6 +27,13 @@ def log_sum_exp(scores: Floats) -> Floats:
     sums = np.exp(scores - highest).sum(axis=1)  # (R,) 1 at least, or no token is possible
     total: Floats = np.log(np.maximum(sums, 1)) + highest[:, 0]
     return total
+
+
+def log_sum_exp_of(logits: Floats, rows: Ints) -> Floats:
+    """That of some rows, (R, V), (N,) -> (N,): so few at a time that copies stay in the cache."""
+    num_parts = math.ceil(len(rows) * logits.shape[1] / PART_SIZE)
+    parts = np.array_split(rows, max(num_parts, 1))
+    return np.concatenate([log_sum_exp(logits[part]) for part in parts])
 
 
 def top_tokens(scores: Floats, count: int) -> tuple[Floats, Ints]:

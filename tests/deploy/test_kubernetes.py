@@ -12,6 +12,9 @@ import pytest
 import yaml
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from service.classification.pixels import pixels_at_a_time
+from service.http import bodies as arriving
+from service.http import json_requests as parsed
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.deploy.environment import of_container, settings_from
@@ -126,8 +129,9 @@ def memory_limit(container: dict[str, Any]) -> int:
 
 def takes_at_most(settings: Settings) -> int:
     """Bytes: caches, pictures that are unpacked, bodies on their way, and the rest."""
-    pictures = 16 * settings.max_image_pixels
-    return settings.cache_memory + pictures + 8 * settings.max_message_bytes + (256 << 20)
+    pictures = 16 * pixels_at_a_time(settings)
+    bodies = (arriving.BODIES_IN_MEMORY + parsed.BODIES_IN_MEMORY) * settings.max_message_bytes
+    return settings.cache_memory + pictures + bodies + (256 << 20)
 
 
 def test_the_environment_is_made_of_settings(overlay: str, container: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attendant.v1.translation_pb2 import TranslateRequest
 from service.errors import InvalidArgument, ResourceExhausted
+from service.http import json_requests
 from service.http.bodies import BODIES_IN_MEMORY, Bodies
 from service.http.json_requests import INLINE_BYTES, JsonRequests
 from service.server import Server
@@ -155,7 +156,9 @@ async def test_json_whose_caller_has_left_is_not_parsed() -> None:
 async def test_json_beyond_what_may_wait_is_refused() -> None:
     body = json.dumps({"contents": ["a man"]}).encode().ljust(INLINE_BYTES + 1)
     requests = JsonRequests(max_bytes=len(body))
-    many = [requests.parse(body, TranslateRequest()) for _ in range(BODIES_IN_MEMORY + 2)]
+    many = [
+        requests.parse(body, TranslateRequest()) for _ in range(json_requests.BODIES_IN_MEMORY + 2)
+    ]
     ended = await asyncio.gather(*many, return_exceptions=True)
     requests.close()
     refused = [one for one in ended if isinstance(one, ResourceExhausted)]

@@ -270,6 +270,35 @@ def test_threads_together_take_no_more_memory_than_the_largest_picture() -> None
     assert bytes_a_pixel(LARGEST["RGBA WebP"](), body) <= 16
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_what_is_kept_of_broken_pictures_has_none_of_their_pixels() -> None:
+    """Regression: an error knew the frames that had them, for as long as its call lasted."""
+    body = """
+        preprocess = Preprocessor(card(), max_pixels=50_000_000)
+        errors = []
+        for _ in range(8):
+            try:
+                preprocess(content[:-100])
+            except Exception as error:
+                errors.append(error)
+        assert {type(error).__name__ for error in errors} == {"InvalidImage"}
+        """
+    assert bytes_a_pixel(LARGEST["translucent"](), body) <= 16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_small_pictures_that_are_made_large_wait_as_large_ones() -> None:
+    """By its shorter edge a picture grows by any factor."""
+    body = """
+        options = card(shortest_edge=True, size=1000, center_crop=16)
+        preprocess = Preprocessor(options, max_pixels=50_000_000)
+        with ThreadPoolExecutor(6) as threads:
+            assert len(list(threads.map(preprocess, [content] * 12))) == 12
+        """
+    thin = as_file(Image.new("RGB", (10, 400), (9, 8, 7)), "PNG")  # 40 million pixels then
+    assert bytes_a_pixel(thin, body) <= 16
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
 def test_a_picture_that_memory_lacks_for_is_not_called_broken() -> None:
     """Regression: it was INVALID_IMAGE, which nobody sends again."""

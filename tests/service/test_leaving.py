@@ -20,8 +20,11 @@ import pytest
 from attendant.v1 import common_pb2, translation_pb2, translation_pb2_grpc
 from service.admission import Admission, Admitted
 from service.bundle import Bundle
+from service.lifecycle import Phase
 from service.server import Server
 from service.settings import Settings
+from tests.service.conftest import StartServer, total
+from tests.service.fakes import FakeTranslator
 from tests.translation.rig import TIMEOUT_SECONDS, Gate, Rig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +38,8 @@ class Wire:
         self._target = port
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.reads = asyncio.Event()  # whether what the server sends is taken
+        self.reads.set()
 
     async def start(self) -> int:
         """Returns the port to connect to."""
@@ -55,13 +60,21 @@ class Wire:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers += [writer, there_writer]
-        for source, target in ((reader, there_writer), (there_reader, writer)):
-            task = asyncio.create_task(_carry(source, target))
+        always = asyncio.Event()
+        always.set()
+        for source, target, gate in (
+            (reader, there_writer, always),
+            (there_reader, writer, self.reads),
+        ):
+            task = asyncio.create_task(_carry(source, target, gate))
             self._tasks.add(task)
 
 
-async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _carry(
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, gate: asyncio.Event
+) -> None:
     while received := await source.read(1 << 16):
+        await gate.wait()
         target.write(received)
         await target.drain()
 
@@ -131,7 +144,10 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Rig, Server]]:
 @asynccontextmanager
 async def calling(server: Server) -> AsyncIterator[Caller]:
     wire = Wire(server.grpc_port)
-    options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+    options = [
+        *(("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)),
+        ("grpc.max_receive_message_length", 1 << 26),
+    ]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await wire.start()}", options) as channel:
         yield Caller(channel, wire)
     await wire.stop()
@@ -231,3 +247,25 @@ async def test_a_call_that_waited_and_is_given_up_has_a_line_in_the_log(
         await until(lambda: "Translate RESOURCE_EXHAUSTED in " in caplog.text)
         gate.open()
         assert await caller.calls[0].code() is grpc.StatusCode.OK
+
+
+async def test_an_answer_that_its_caller_reads_slowly_is_sent_to_the_end(
+    start_server: StartServer, fakes: dict[str, FakeTranslator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its call is over when a server that is told to end waits for none but that."""
+    monkeypatch.setattr("service.server._HANG_UP_SECONDS", 0.0)
+    texts = ["x" * 60_000] * 200 + ["WAIT"]  # more than the buffers in between take
+    async with start_server(drain_seconds=600.0) as server, calling(server) as caller:
+        stub: Any = translation_pb2_grpc.TranslationServiceStub(caller.channel)
+        call = stub.Translate(translation_pb2.TranslateRequest(contents=texts))
+        await fakes["en-de"].started.wait()
+        caller.wire.reads.clear()
+        fakes["en-de"].release.set()
+        handled = "grpc_server_handled_total"
+        await until(lambda: total(server.metrics, handled, grpc_method="Translate") == 1)
+        draining = asyncio.create_task(server.drain())
+        await until(lambda: server.lifecycle.phase is Phase.DRAINING)
+        assert not call.done()
+        caller.wire.reads.set()
+        assert len((await call).results) == len(texts)
+        await draining

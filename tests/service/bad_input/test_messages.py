@@ -124,6 +124,23 @@ async def test_json_of_very_many_texts_stalls_nobody(callers: Callers) -> None:
     assert failure.message == "contents has 300000 items, expected 1 to 1024"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"contents": ["a"], "segmentation": "\\ud800"}',
+        b'{"contents": ["a"], "segmentation": 1e400}',
+        b'{"contents": ["a"], "options": "\\ud800"}',
+        b"{%s}" % b",".join([b'"%d": 0' % number for number in range(10**5)] + [b'"99999": 0']),
+    ],
+    ids=["half a constant", "an endless one", "half an object", "a double among many keys"],
+)
+async def test_odd_json_is_undecodable_and_soon(callers: Callers, body: bytes) -> None:
+    """Regression: INTERNAL, and minutes for the double key."""
+    async with asyncio.timeout(20):
+        call = callers["http"].post("/v1/translate", body, TranslateResponse(), JSON)
+        assert await refusal(call) == UNDECODABLE
+
+
 async def test_null_is_an_option_that_is_not_set(callers: Callers, alone: dict[Any, Any]) -> None:
     body = b'{"contents": ["%s"], "options": {"beam_size": null, "return_scores": true}}'
     response = await callers["http"].post(
