@@ -39,8 +39,8 @@ async def write_parts(
     async def work() -> None:
         for number, shard in waiting:
             outcomes = await engine.answer(shard, on_answered)
-            if engine.model:
-                ledger.hold_to(engine.model)
+            if model := engine.model:
+                ledger.hold_to(model)
             await asyncio.to_thread(ledger.keep, number, outcomes, shard.types)
 
     async with asyncio.TaskGroup() as group:

@@ -17,7 +17,7 @@ import numpy as np
 from service.translation.options import DecodingOptions, EarlyStopping, FinishReason
 from service.translation.processors import TokenRules, needs_processing, process
 from service.translation.rows import RowTable
-from service.translation.selection import Floats, Ints, log_sum_exp, log_sum_exp_of, top_tokens
+from service.translation.selection import Floats, Ints, log_sum_exp, top_tokens
 from service.translation.sequence import ScoredTokens, Sequence
 
 
@@ -147,7 +147,7 @@ class GreedySearch:
         if not wanted:
             return
         rows = np.array([sequences[n].rows[0] for n in wanted])
-        log_sums = log_sum_exp_of(logits, rows)
+        log_sums = log_sum_exp(logits[rows])
         self._table.scores[rows] += logits[rows, tokens[wanted]] - log_sums
 
     def _finish(self, sequence: Sequence) -> None:

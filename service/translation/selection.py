@@ -19,21 +19,22 @@ def log_sum_exp(scores: Floats) -> Floats:
     """log(sum(exp(scores))) of each row: (R, V) -> (R,).
 
     A row of -inf alone has the lowest finite number, so that differences are -inf and never NaN.
-    Rows that lie on a device are fetched.
+    Rows that lie on a device are fetched, all at once. So few are computed at a time that what lies
+    in between stays in the processor's cache.
     """
     scores = np.asarray(scores)
+    if scores.size <= PART_SIZE:
+        return _log_sum_exp(scores)
+    parts = np.array_split(scores, math.ceil(scores.size / PART_SIZE))
+    return np.concatenate([_log_sum_exp(part) for part in parts])
+
+
+def _log_sum_exp(scores: Floats) -> Floats:
     lowest = np.finfo(np.float32).min
     highest = np.maximum(scores.max(axis=1, keepdims=True), lowest)  # (R, 1)
     sums = np.exp(scores - highest).sum(axis=1)  # (R,) 1 at least, or no token is possible
     total: Floats = np.log(np.maximum(sums, 1)) + highest[:, 0]
     return total
-
-
-def log_sum_exp_of(logits: Floats, rows: Ints) -> Floats:
-    """That of some rows, (R, V), (N,) -> (N,): so few at a time that copies stay in the cache."""
-    num_parts = math.ceil(len(rows) * logits.shape[1] / PART_SIZE)
-    parts = np.array_split(rows, max(num_parts, 1))
-    return np.concatenate([log_sum_exp(logits[part]) for part in parts])
 
 
 def top_tokens(scores: Floats, count: int) -> tuple[Floats, Ints]:

@@ -42,12 +42,16 @@ def parts(output: Path) -> list[Path]:
     return sorted(output.with_name(f"{output.name}.parts").glob("part-*.txt"))
 
 
+def wait_for_parts(process: "subprocess.Popen[bytes]", output: Path, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(parts(output)) < count and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def kill_after_parts(source: Path, output: Path, count: int) -> None:
     with start(source, output) as process:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(parts(output)) < count and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for_parts(process, output, count)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 
@@ -164,8 +168,7 @@ def test_a_run_is_not_disturbed_by_another_of_the_same_output(
     """Regression: the second took what the first was writing for what a killed one had left."""
     output = tmp_path / "out.txt"
     with start(source, output) as process:
-        while not parts(output) and process.poll() is None:
-            time.sleep(0.005)
+        wait_for_parts(process, output, 1)
         assert main([str(source), str(output), *FLAGS]) == FAILED
         assert "another run is writing to" in capsys.readouterr().err
         assert process.wait(PATIENCE_SECONDS) == OK
