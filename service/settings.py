@@ -193,6 +193,12 @@ class Settings(BaseSettings):
     encode_tokens_per_step: int = Field(
         2048, ge=1, description="source tokens encoded at most between two decode steps"
     )
+    stream_interval_seconds: float = Field(
+        0.05,
+        ge=0,
+        description="a stream has further words of a sentence this long after the last ones, and "
+        "its first ones at once; 0: each as soon as there are any",
+    )
     max_queued_sequences: int = Field(
         4096, ge=1, description="sentences a model lets wait; further calls are refused"
     )

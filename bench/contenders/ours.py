@@ -33,7 +33,7 @@ class _Nobody:
     def finish(self, sequence: Sequence) -> None:
         """Nothing is to be done."""
 
-    def extend(self, token_ids: list[int]) -> None:
+    def extend(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Nothing is to be done."""
 
 

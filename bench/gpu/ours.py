@@ -21,7 +21,7 @@ class Nobody:
     def finish(self, sequence: Sequence) -> None:
         """Ignore it."""
 
-    def extend(self, token_ids: list[int]) -> None:
+    def extend(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Ignore it."""
 
 

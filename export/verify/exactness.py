@@ -89,7 +89,7 @@ class _Nobody:
     def finish(self, sequence: Sequence) -> None:
         pass
 
-    def extend(self, token_ids: list[int]) -> None:
+    def extend(self, sequence: Sequence, token_ids: list[int]) -> None:
         pass
 
 

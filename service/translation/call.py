@@ -42,8 +42,10 @@ class Call:
         rules: TokenRules | None = None,
         arrived_at: float,
         emit: Emit | None = None,
+        stream_interval: float = 0.0,
     ) -> None:
         self.arrived_at = arrived_at  # time.monotonic()
+        self.stream_interval = stream_interval  # seconds between two parts of a sentence
         self.submitted_at = time.monotonic()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.results = [TranslationResult()] * len(prepared)
@@ -196,13 +198,18 @@ class TextProgress:
         self._best[piece] = self._tokenizer.decode(sequence.finished[0].token_ids)
         self.advance()
 
-    def extend_piece(self, piece: int, token_ids: list[int]) -> None:
-        """These target tokens of a piece can no longer change."""
+    def extend_piece(self, piece: int, sequence: Sequence, token_ids: list[int]) -> None:
+        """These target tokens of a piece can no longer change.
+
+        Once something new of it was sent, the next may wait a little. So may all of a piece that
+        another holds back.
+        """
         if self._is_finished:
             return
         text = self._tokenizer.decode(token_ids)
         self._partial[piece] = text[: max(text.rfind(" "), 0)]  # the last word may go on
-        self._send()
+        if self._send() or piece != self._num_settled:
+            sequence.quiet_until = time.monotonic() + self._call.stream_interval
 
     def advance(self) -> None:
         """Send what can be sent, and end when every piece is finished."""
@@ -210,8 +217,11 @@ class TextProgress:
         if len(self._best) == len(self._prepared.segments.pieces):
             self._end(self._result())
 
-    def _send(self) -> None:
-        """Send text in order: the first unfinished piece holds back all behind it."""
+    def _send(self) -> bool:
+        """Send text in order: the first unfinished piece holds back all behind it.
+
+        Returns whether there was any.
+        """
         segments = self._prepared.segments
         parts: list[str] = []
         while self._num_settled in self._best:
@@ -224,8 +234,10 @@ class TextProgress:
             parts.append(unsent)
         if self._num_settled == len(segments.pieces) and not self._is_finished:
             parts.append(segments.gaps[-1])
-        if text := "".join(parts):
+        text = "".join(parts)
+        if text:
             self._call.emit(TextDelta(self._index, text))
+        return bool(text)
 
     def _unsent(self, piece_text: str) -> str:
         """What of this piece, and the gap before it, was not sent yet."""
@@ -285,9 +297,9 @@ class PieceReceiver:
         """The sequence has its hypotheses, or an error."""
         self._text.finish_piece(self._piece, sequence)
 
-    def extend(self, token_ids: list[int]) -> None:
-        """These target tokens can no longer change."""
-        self._text.extend_piece(self._piece, token_ids)
+    def extend(self, sequence: Sequence, token_ids: list[int]) -> None:
+        """These target tokens of it can no longer change."""
+        self._text.extend_piece(self._piece, sequence, token_ids)
 
 
 def _longest(seconds: Iterable[float]) -> float:

@@ -252,7 +252,13 @@ class TranslationEngine:
     ) -> Call:
         rules = TokenRules.from_card(self._card, direction.target)
         call = Call(
-            prepared, options, self._tokenizer, rules=rules, arrived_at=arrived_at, emit=emit
+            prepared,
+            options,
+            self._tokenizer,
+            rules=rules,
+            arrived_at=arrived_at,
+            emit=emit,
+            stream_interval=self._settings.stream_interval_seconds,
         )
         if deadline is not None:
             call.deadline_at = deadline
@@ -323,7 +329,7 @@ class TranslationEngine:
     def _receive(self, results: StepResults) -> None:
         for sequence, token_ids in results.extended:
             if not sequence.is_cancelled:
-                _tell(sequence, partial(sequence.receiver.extend, token_ids))
+                _tell(sequence, partial(sequence.receiver.extend, sequence, token_ids))
         for sequence in results.finished:
             if not sequence.is_cancelled:
                 self._learn(sequence)

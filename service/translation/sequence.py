@@ -21,8 +21,8 @@ class Receiver(Protocol):
     def finish(self, sequence: "Sequence") -> None:
         """The sequence has its hypotheses, or an error."""
 
-    def extend(self, token_ids: list[int]) -> None:
-        """These target tokens can no longer change (streams only)."""
+    def extend(self, sequence: "Sequence", token_ids: list[int]) -> None:
+        """These target tokens of it can no longer change (streams only)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,6 +54,7 @@ class Sequence:
     # Set by the event loop, read by the worker between two steps.
     is_cancelled: bool = False
     cancel_reason: CancelReason = "cancelled"
+    quiet_until: float = 0.0  # time.monotonic(): no further tokens before (streams only)
 
     admitted_at: float = 0.0
     batch_rows: int = 0  # the most that have run with it, its own among them

@@ -20,7 +20,7 @@ class _Nobody:
     def finish(self, sequence: Sequence) -> None:
         """Ignore it."""
 
-    def extend(self, token_ids: list[int]) -> None:
+    def extend(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Ignore it."""
 
 

@@ -399,8 +399,9 @@ class DecodeWorker:
     def _extended(self, sequences: SequenceOf[Sequence]) -> list[tuple[Sequence, list[int]]]:
         """The streamed ones that have more tokens that cannot change, and those tokens."""
         extended = []
+        now = time.monotonic()
         for sequence in sequences:
-            if sequence.streamed and not sequence.is_done:
+            if sequence.streamed and not sequence.is_done and now >= sequence.quiet_until:
                 stable = self._search.stable_tokens(sequence)
                 if len(stable) > sequence.num_streamed:
                     sequence.num_streamed = len(stable)

@@ -167,7 +167,7 @@ class Listener:
     def finish(self, sequence: Sequence) -> None:
         self.finished.append(sequence)
 
-    def extend(self, token_ids: list[int]) -> None:
+    def extend(self, sequence: Sequence, token_ids: list[int]) -> None:
         self.extended.append(token_ids)
 
 
@@ -231,7 +231,7 @@ class Bench:
         """Tell those who wait, as the engine does on its loop."""
         for sequence, token_ids in results.extended:
             if not sequence.is_cancelled:
-                sequence.receiver.extend(token_ids)
+                sequence.receiver.extend(sequence, token_ids)
         for sequence in results.finished:
             if not sequence.is_cancelled:
                 sequence.receiver.finish(sequence)

@@ -1,6 +1,7 @@
 """What a stream sends can no longer change, comes early, and ends in what a plain call returns."""
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -31,11 +32,20 @@ class Streams:
         self.vocab_size = card.architecture.vocab_size
 
     def call(
-        self, texts: list[str], options: DecodingOptions, events: list[StreamEvent] | None
+        self,
+        texts: list[str],
+        options: DecodingOptions,
+        events: list[StreamEvent] | None,
+        stream_interval: float = 0.0,
     ) -> Call:
         prepared = self.preparer.prepare(texts, self.direction, options, Segmentation.SENTENCES)
         emit = None if events is None else events.append
-        return Call(prepared, options, self.tokenizer, arrived_at=0.0, emit=emit)
+        return Call(
+            *(prepared, options, self.tokenizer),
+            arrived_at=0.0,
+            emit=emit,
+            stream_interval=stream_interval,
+        )
 
     def bench(self, script: Script, **given: int) -> tuple[Bench, FakeRunner]:
         runner = FakeRunner(script, **given)
@@ -96,6 +106,53 @@ async def test_the_first_words_come_before_a_third_of_the_steps(
     assert call.results[0].hypotheses[0].text == translation
     assert first < runner.num_steps / 3
     assert deltas(events, 0) == translation
+
+
+async def test_further_words_of_a_sentence_come_after_an_interval_and_its_first_at_once(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message a token took a third of the cores beside a busy model."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    translation = "ein mann mit einem roten hut steht vor einem kleinen haus und liest die zeitung"
+    bench, runner = streams.bench(streams.spelling(translation))
+    events: list[StreamEvent] = []
+    call = streams.call(["A man reads."], DecodingOptions(), events, stream_interval=10.0)
+    bench.add(*call.sequences)
+    while not events:
+        bench.turn()
+    first, steps = len(events), runner.num_steps
+    for _ in range(3):
+        bench.turn()
+    assert len(events) == first
+    now += 10.0
+    while len(events) == first:  # a word may have several tokens
+        bench.turn()
+    assert runner.num_steps < steps + 8
+    second = len(events)
+    bench.run()
+    sent = [event.text for event in events if isinstance(event, TextDelta)]
+    assert len(sent) == second + 1  # what was left comes with the end
+    assert "".join(sent) == translation == call.results[0].hypotheses[0].text
+
+
+async def test_a_sentence_that_another_holds_back_is_not_told_token_by_token(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    bench, _ = streams.bench(streams.spelling("ein mann liest die zeitung"))
+    events: list[StreamEvent] = []
+    call = streams.call(
+        ["A man reads. A woman reads."], DecodingOptions(), events, stream_interval=10.0
+    )
+    first, second = call.sequences
+    bench.add(second)
+    for _ in range(3):
+        bench.turn()
+    assert second.num_streamed == 1
+    assert not events
+    bench.run(first)
+    assert deltas(events, 0) == call.results[0].hypotheses[0].text
 
 
 async def test_what_was_sent_is_always_the_beginning_of_what_is_returned(
