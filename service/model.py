@@ -145,8 +145,10 @@ class Model:
 
     @property
     def can_serve(self) -> bool:
-        """Whether a call may be sent to it, even if it has to be loaded first."""
-        return self.state is not ModelState.FAILED
+        """Whether a call may be sent to it, even if it has to be loaded first: unless FAILED."""
+        if self.loaded is not None:
+            return not self.loaded.engine.failed
+        return self.loading is not None or not self.failure
 
     @property
     def task(self) -> str:

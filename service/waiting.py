@@ -79,7 +79,7 @@ class Line(Generic[Item]):
     def take(self, count: int) -> list[Item]:
         """The first so many of them leave."""
         taken: list[Item] = []
-        num_taken = dict.fromkeys(Priority, 0)
+        num_taken = dict.fromkeys(self._waiting, 0)
         for (item, priority, since_bulk), _ in zip(self._in_order(), range(count), strict=False):
             taken.append(item)
             num_taken[priority] += 1
@@ -163,9 +163,12 @@ class Backlog:
         """The work that leaves before a newcomer at this place."""
         with self._lock:
             self._advance(now)
+            if not self.total_units:
+                return 0.0
             slot = self._slot(place)
             own = float(self._work[place.priority][: slot + 1].sum())
-            other = float(sum(self._work[one].sum() for one in Priority if one != place.priority))
+            others = (work for one, work in self._work.items() if one is not place.priority)
+            other = float(sum(work.sum() for work in others))
         if place.priority is Priority.BULK:
             return own + min(other, own * (BULK_TURN - 1))
         return own + min(other, own / (BULK_TURN - 1))
@@ -176,6 +179,8 @@ class Backlog:
         """
         with self._lock:
             self._advance(now)
+            if not self.total_units:
+                return False
             behind = self._slot(place) + 1
             asked = self._with_deadline[place.priority][behind:] > 0  # (N',)
             if not asked.any():
@@ -195,7 +200,7 @@ class Backlog:
     def _advance(self, now: float) -> None:
         """Let the first slot be the present one, and hold all that should have begun."""
         passed = min(int(now / SLOT_SECONDS) - self._first_slot, NUM_SLOTS - 1)
-        if passed > 0:
+        if passed > 0 and self.total_units:
             for slots in (*self._work.values(), *self._with_deadline.values()):
                 _shift(slots, passed)
         self._first_slot = max(self._first_slot, int(now / SLOT_SECONDS))

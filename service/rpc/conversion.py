@@ -185,9 +185,8 @@ def classification_timing_to_proto(timing: ClassificationTiming) -> common_pb2.T
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return duration_pb2.Duration(seconds=whole, nanos=nanos)
 
 
 def model_to_proto(model: Model, settings: Settings) -> model_pb2.Model:

@@ -113,9 +113,15 @@ class Call:
         """A text has its result; with the last one the call is done."""
         self.results[index] = result
         self._num_open -= 1
-        self.emit(TextFinished(index, result))
+        if self.is_streamed:
+            self.emit(TextFinished(index, result))
         if self._num_open == 0 and not self.done.done():
             self.done.set_result(None)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the caller listens."""
+        return self._emit is not None
 
     def emit(self, event: StreamEvent) -> None:
         """Tell the caller, if it listens."""
@@ -150,7 +156,7 @@ class Call:
                         options=self._options,
                         receiver=PieceReceiver(text, piece),
                         rules=self._rules,
-                        streamed=self._emit is not None,
+                        streamed=self.is_streamed,
                         arrived_at=arrived_at,
                     )
                 )
@@ -222,6 +228,8 @@ class TextProgress:
 
         Returns whether there was any.
         """
+        if not self._call.is_streamed:
+            return False
         segments = self._prepared.segments
         parts: list[str] = []
         while self._num_settled in self._best:
@@ -260,14 +268,16 @@ class TextProgress:
         if len(self._finished) != 1:
             return (self._joint_hypothesis(),)
         ((piece, sequence),) = self._finished.items()
+        found = sequence.finished[: self._options.num_hypotheses]
+        others = [self._tokenizer.decode(one.token_ids) for one in found[1:]]
         return tuple(
             Hypothesis(
-                text=self._join({**self._best, piece: self._tokenizer.decode(found.token_ids)}),
-                score=found.score if self._options.return_scores else None,
-                num_target_tokens=len(found.token_ids),
-                finish_reason=found.finish_reason,
+                text=self._join(self._best | {piece: text}),
+                score=one.score if self._options.return_scores else None,
+                num_target_tokens=len(one.token_ids),
+                finish_reason=one.finish_reason,
             )
-            for found in sequence.finished[: self._options.num_hypotheses]
+            for one, text in zip(found, (self._best[piece], *others), strict=True)
         )
 
     def _joint_hypothesis(self) -> Hypothesis:
