@@ -34,8 +34,6 @@ def configure_logging(
     kind = _JsonFormatter if log_format == "json" else _PlainFormatter
     stream.setFormatter(kind(contents=contents))
     logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
-    # No line says these, and asking for them takes a tenth of it.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if not contents:
         logging.getLogger("aiohttp.server").addFilter(_leave_out_contents)
         logging.getLogger("opentelemetry.trace.span").addFilter(_leave_out_trace_state)

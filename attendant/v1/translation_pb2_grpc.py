@@ -59,8 +59,9 @@ class TranslationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamTranslate(self, request, context):
-        """Translates every text of the request and sends words as soon as they can no longer change. What
-        was sent is never taken back, and the last result equals what Translate returns.
+        """Translates every text of the request and sends words that can no longer change: the first of a
+        sentence at once, further ones as often as the server is set to. What was sent is never taken
+        back, and the last result equals what Translate returns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

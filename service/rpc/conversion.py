@@ -185,7 +185,7 @@ def classification_timing_to_proto(timing: ClassificationTiming) -> common_pb2.T
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
-    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    whole, nanos = divmod(max(round(seconds * 1e9), 0), 10**9)
     return duration_pb2.Duration(seconds=whole, nanos=nanos)
 
 

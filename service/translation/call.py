@@ -42,7 +42,7 @@ class Call:
         rules: TokenRules | None = None,
         arrived_at: float,
         emit: Emit | None = None,
-        stream_interval: float = 0.0,
+        stream_interval: float,
     ) -> None:
         self.arrived_at = arrived_at  # time.monotonic()
         self.stream_interval = stream_interval  # seconds between two parts of a sentence
@@ -113,8 +113,8 @@ class Call:
         """A text has its result; with the last one the call is done."""
         self.results[index] = result
         self._num_open -= 1
-        if self.is_streamed:
-            self.emit(TextFinished(index, result))
+        if self._emit is not None:
+            self._emit(TextFinished(index, result))
         if self._num_open == 0 and not self.done.done():
             self.done.set_result(None)
 
@@ -123,10 +123,10 @@ class Call:
         """Whether the caller listens."""
         return self._emit is not None
 
-    def emit(self, event: StreamEvent) -> None:
-        """Tell the caller, if it listens."""
-        if self._emit is not None:
-            self._emit(event)
+    def send(self, index: int, text: str) -> None:
+        """Tell the caller, if it listens, of further words of a text."""
+        if self._emit is not None and text:
+            self._emit(TextDelta(index, text))
 
     @property
     def num_target_tokens(self) -> int:
@@ -187,6 +187,7 @@ class TextProgress:
             if not source_ids:
                 self._best[piece] = prepared.segments.pieces[piece]
         self._partial: dict[int, str] = {}  # by piece: the whole words that are stable
+        self._extended: dict[int, Sequence] = {}  # by piece: of those that have begun
         self._num_settled = 0  # pieces at the front that are finished and sent
         self._num_sent = 0  # characters sent of the piece behind them
         self._is_finished = False
@@ -207,15 +208,18 @@ class TextProgress:
     def extend_piece(self, piece: int, sequence: Sequence, token_ids: list[int]) -> None:
         """These target tokens of a piece can no longer change.
 
-        Once something new of it was sent, the next may wait a little. So may all of a piece that
+        Once new words of it were sent, the next may wait a little. So may all of a piece that
         another holds back.
         """
         if self._is_finished:
             return
         text = self._tokenizer.decode(token_ids)
-        self._partial[piece] = text[: max(text.rfind(" "), 0)]  # the last word may go on
-        if self._send() or piece != self._num_settled:
-            sequence.quiet_until = time.monotonic() + self._call.stream_interval
+        words = text[: max(text.rfind(" "), 0)]  # the last word may go on
+        may_wait = len(words) > len(self._partial.get(piece, "")) or piece != self._num_settled
+        self._partial[piece] = words
+        self._extended[piece] = sequence
+        sequence.quiet_until = time.monotonic() + self._call.stream_interval if may_wait else 0.0
+        self._send()
 
     def advance(self) -> None:
         """Send what can be sent, and end when every piece is finished."""
@@ -223,29 +227,25 @@ class TextProgress:
         if len(self._best) == len(self._prepared.segments.pieces):
             self._end(self._result())
 
-    def _send(self) -> bool:
-        """Send text in order: the first unfinished piece holds back all behind it.
-
-        Returns whether there was any.
-        """
+    def _send(self) -> None:
+        """Send text in order: the first unfinished piece holds back all behind it."""
         if not self._call.is_streamed:
-            return False
+            return
         segments = self._prepared.segments
         parts: list[str] = []
         while self._num_settled in self._best:
             parts.append(self._unsent(self._best[self._num_settled]))
             self._num_settled += 1
             self._num_sent = 0
+            if (next_one := self._extended.get(self._num_settled)) is not None:
+                next_one.quiet_until = 0.0  # nothing holds it back any more
         if self._num_settled in self._partial:
             unsent = self._unsent(self._partial[self._num_settled])
             self._num_sent += len(unsent)
             parts.append(unsent)
         if self._num_settled == len(segments.pieces) and not self._is_finished:
             parts.append(segments.gaps[-1])
-        text = "".join(parts)
-        if text:
-            self._call.emit(TextDelta(self._index, text))
-        return bool(text)
+        self._call.send(self._index, "".join(parts))
 
     def _unsent(self, piece_text: str) -> str:
         """What of this piece, and the gap before it, was not sent yet."""

@@ -22,7 +22,10 @@ class Receiver(Protocol):
         """The sequence has its hypotheses, or an error."""
 
     def extend(self, sequence: "Sequence", token_ids: list[int]) -> None:
-        """These target tokens of it can no longer change (streams only)."""
+        """These target tokens of it can no longer change (streams only).
+
+        Sets `quiet_until`.
+        """
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,7 +57,9 @@ class Sequence:
     # Set by the event loop, read by the worker between two steps.
     is_cancelled: bool = False
     cancel_reason: CancelReason = "cancelled"
-    quiet_until: float = 0.0  # time.monotonic(): no further tokens before (streams only)
+    # time.monotonic(): its receiver is told of no further tokens before (streams only). Endless
+    # from when it is told of some until it has heard of them, and says when it wants the next.
+    quiet_until: float = 0.0
 
     admitted_at: float = 0.0
     batch_rows: int = 0  # the most that have run with it, its own among them
@@ -78,6 +83,7 @@ class Sequence:
         """Forget all that was decoded; what a stream has been told stays true."""
         self.finished = []
         self.is_done = False
+        self.quiet_until = 0.0
 
     def add_finished(self, hypothesis: ScoredTokens) -> None:
         """Keep the hypothesis if it is among the best beam_size; of equals the earlier wins."""

@@ -6,6 +6,7 @@ results.
 """
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -405,6 +406,7 @@ class DecodeWorker:
                 stable = self._search.stable_tokens(sequence)
                 if len(stable) > sequence.num_streamed:
                     sequence.num_streamed = len(stable)
+                    sequence.quiet_until = math.inf
                     extended.append((sequence, stable))
         return extended
 

@@ -169,6 +169,7 @@ class Listener:
 
     def extend(self, sequence: Sequence, token_ids: list[int]) -> None:
         self.extended.append(token_ids)
+        sequence.quiet_until = 0.0
 
 
 def make_sequence(

@@ -285,6 +285,24 @@ async def test_a_stream_ends_in_what_a_call_returns(rig: Rig, sentences: list[st
     assert events[-1].timing.total_seconds > 0
 
 
+@pytest.mark.parametrize(("interval", "fewest", "most"), [(0.0, 5, 12), (3600.0, 2, 2)])
+async def test_how_often_a_stream_has_words_is_a_setting(
+    interval: float, fewest: int, most: int, start_rig: StartRig
+) -> None:
+    text = "A man in a red hat stands in front of a house."
+    async with start_rig(stream_interval_seconds=interval) as rig:
+        loop = asyncio.get_running_loop()
+
+        def wait_for_the_loop() -> None:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(TIMEOUT_SECONDS)
+
+        rig.runner.before_step = wait_for_the_loop
+        events = [event async for event in rig.engine.stream([text], GREEDY)]
+    sent = [event.text for event in events if isinstance(event, TextDelta)]
+    assert fewest <= len(sent) <= most
+    assert "".join(sent) == text
+
+
 async def test_what_cannot_be_let_in_is_refused_before_its_texts_are_looked_at(
     start_rig: StartRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

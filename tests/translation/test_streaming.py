@@ -108,50 +108,112 @@ async def test_the_first_words_come_before_a_third_of_the_steps(
     assert deltas(events, 0) == translation
 
 
+LONG = "ein mann mit einem roten hut steht vor einem kleinen haus und liest die zeitung"
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def turns_until_sent(bench: Bench, events: list[StreamEvent]) -> int:
+    """How many turns it takes until something more was sent."""
+    before = len(events)
+    for turn in range(10):
+        if len(events) > before:
+            return turn
+        bench.turn()
+    raise AssertionError("nothing was sent")
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
 async def test_further_words_of_a_sentence_come_after_an_interval_and_its_first_at_once(
-    streams: Streams, monkeypatch: pytest.MonkeyPatch
+    beam_size: int, streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message a token took a third of the cores beside a busy model."""
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    translation = "ein mann mit einem roten hut steht vor einem kleinen haus und liest die zeitung"
-    bench, runner = streams.bench(streams.spelling(translation))
+    clock = Clock(monkeypatch)
+    bench, _ = streams.bench(streams.spelling(LONG))
+    events: list[StreamEvent] = []
+    options = DecodingOptions(beam_size=beam_size)
+    call = streams.call(["A man reads."], options, events, stream_interval=10.0)
+    bench.add(*call.sequences)
+    turns_until_sent(bench, events)
+    for _ in range(3):
+        bench.turn()
+    assert len(events) == 1
+    clock.now += 10.0
+    turns_until_sent(bench, events)
+    assert len(events) == 2
+    assert not call.sequences[0].is_done
+    bench.run()
+    sent = [event.text for event in events if isinstance(event, TextDelta)]
+    assert len(sent) == 3  # what was left comes with the end
+    assert "".join(sent) == LONG == call.results[0].hypotheses[0].text
+
+
+async def test_a_loop_that_is_behind_the_steps_sends_no_more_often(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sent at once all that it had not heard of yet, word by word."""
+    Clock(monkeypatch)
+    bench, _ = streams.bench(streams.spelling(LONG))
     events: list[StreamEvent] = []
     call = streams.call(["A man reads."], DecodingOptions(), events, stream_interval=10.0)
     bench.add(*call.sequences)
-    while not events:
-        bench.turn()
-    first, steps = len(events), runner.num_steps
+    behind = [bench.workers[0].turn() for _ in range(6)]
+    for results in behind:
+        bench.receive(results)
+    assert [len(results.extended) for results in behind] == [1, 0, 0, 0, 0, 0]
     for _ in range(3):
         bench.turn()
-    assert len(events) == first
-    now += 10.0
-    while len(events) == first:  # a word may have several tokens
-        bench.turn()
-    assert runner.num_steps < steps + 8
-    second = len(events)
+    assert deltas(events, 0).startswith("ein mann mit einem ")  # all that there was by then
+    assert len(events) == 1
     bench.run()
-    sent = [event.text for event in events if isinstance(event, TextDelta)]
-    assert len(sent) == second + 1  # what was left comes with the end
-    assert "".join(sent) == translation == call.results[0].hypotheses[0].text
+    assert deltas(events, 0) == LONG
+
+
+async def test_a_line_break_before_the_first_word_is_not_what_further_words_wait_for(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    bench, _ = streams.bench(streams.spelling(LONG))
+    events: list[StreamEvent] = []
+    call = streams.call(["\n A man reads."], DecodingOptions(), events, stream_interval=10.0)
+    bench.add(*call.sequences)
+    for _ in range(6):
+        bench.turn()
+    assert deltas(events, 0).split() == ["ein"]
 
 
 async def test_a_sentence_that_another_holds_back_is_not_told_token_by_token(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    """And its words come at once when nothing holds it back any more."""
+    clock = Clock(monkeypatch)
     bench, _ = streams.bench(streams.spelling("ein mann liest die zeitung"))
     events: list[StreamEvent] = []
     call = streams.call(
         ["A man reads. A woman reads."], DecodingOptions(), events, stream_interval=10.0
     )
     first, second = call.sequences
-    bench.add(second)
+    bench.add(first)
     for _ in range(3):
         bench.turn()
+    bench.add(second)
+    for _ in range(2):
+        bench.turn()
     assert second.num_streamed == 1
-    assert not events
-    bench.run(first)
+    while not first.has_ended:
+        bench.turn()
+    before = deltas(events, 0)
+    turns_until_sent(bench, events)
+    assert deltas(events, 0) != before
+    assert not second.has_ended
+    clock.now += 10.0
+    bench.run()
     assert deltas(events, 0) == call.results[0].hypotheses[0].text
 
 
