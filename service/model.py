@@ -126,13 +126,11 @@ class Model:
     @property
     def state(self) -> ModelState:
         """Derived from what it has: an engine, a task that loads it, a failure, or nothing."""
+        if not self.can_serve:
+            return ModelState.FAILED
         if self.loaded is not None:
-            if self.loaded.engine.failed:
-                return ModelState.FAILED
             return ModelState.DEGRADED if self.state_message else ModelState.READY
-        if self.loading is not None:
-            return ModelState.LOADING
-        return ModelState.FAILED if self.failure else ModelState.UNLOADED
+        return ModelState.LOADING if self.loading is not None else ModelState.UNLOADED
 
     @property
     def state_message(self) -> str:
@@ -145,7 +143,7 @@ class Model:
 
     @property
     def can_serve(self) -> bool:
-        """Whether a call may be sent to it, even if it has to be loaded first: unless FAILED."""
+        """Whether a call may be sent to it, even if it has to be loaded first."""
         if self.loaded is not None:
             return not self.loaded.engine.failed
         return self.loading is not None or not self.failure

@@ -185,8 +185,9 @@ def classification_timing_to_proto(timing: ClassificationTiming) -> common_pb2.T
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
-    whole, nanos = divmod(max(round(seconds * 1e9), 0), 10**9)
-    return duration_pb2.Duration(seconds=whole, nanos=nanos)
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
 
 
 def model_to_proto(model: Model, settings: Settings) -> model_pb2.Model:

@@ -131,6 +131,4 @@ def _is_invisible(piece: str) -> bool:
 
     To some tokenizers a NUL is an unknown word, and the model makes up a sentence about it.
     """
-    if piece[:1].isalnum():  # as most begin
-        return False
-    return all(unicodedata.category(character) in _INVISIBLE for character in set(piece))
+    return all(unicodedata.category(character) in _INVISIBLE for character in piece)

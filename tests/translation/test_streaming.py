@@ -14,6 +14,7 @@ from service.translation.options import DecodingOptions, Segmentation
 from service.translation.preparation import TextPreparer
 from service.translation.processors import TokenRules
 from service.translation.results import StreamEvent, TextDelta, TextFinished
+from service.translation.sequence import Sequence
 from service.translation.tokenizer import Tokenizer
 from tests.translation.fakes import Bench, FakeRunner, Script
 
@@ -119,39 +120,56 @@ class Clock:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
-def turns_until_sent(bench: Bench, events: list[StreamEvent]) -> int:
-    """How many turns it takes until something more was sent."""
-    before = len(events)
-    for turn in range(10):
-        if len(events) > before:
-            return turn
-        bench.turn()
-    raise AssertionError("nothing was sent")
+class Seldom:
+    """A stream of texts, each sentence spelled so, whose further words come every 10 s."""
+
+    def __init__(
+        self, streams: Streams, text: str, translation: str = LONG, beam_size: int = 1
+    ) -> None:
+        self.bench, _ = streams.bench(streams.spelling(translation))
+        self.events: list[StreamEvent] = []
+        options = DecodingOptions(beam_size=beam_size)
+        self.call = streams.call([text], options, self.events, stream_interval=10.0)
+
+    @property
+    def sent(self) -> str:
+        return deltas(self.events, 0)
+
+    def begin(self, *sequences: Sequence) -> None:
+        self.bench.add(*(sequences or self.call.sequences))
+
+    def turns(self, count: int) -> None:
+        for _ in range(count):
+            self.bench.turn()
+
+    def run_until_sent(self) -> None:
+        """Turns until something more was sent."""
+        before = self.sent
+        for _ in range(10):
+            if self.sent != before:
+                return
+            self.bench.turn()
+        raise AssertionError("nothing was sent")
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
 async def test_further_words_of_a_sentence_come_after_an_interval_and_its_first_at_once(
     beam_size: int, streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message a token took a third of the cores beside a busy model."""
+    """A message a token made the steps beside it take 40 % longer."""
     clock = Clock(monkeypatch)
-    bench, _ = streams.bench(streams.spelling(LONG))
-    events: list[StreamEvent] = []
-    options = DecodingOptions(beam_size=beam_size)
-    call = streams.call(["A man reads."], options, events, stream_interval=10.0)
-    bench.add(*call.sequences)
-    turns_until_sent(bench, events)
-    for _ in range(3):
-        bench.turn()
-    assert len(events) == 1
+    stream = Seldom(streams, "A man reads.", beam_size=beam_size)
+    stream.begin()
+    stream.run_until_sent()
+    stream.turns(3)
+    assert len(stream.events) == 1
     clock.now += 10.0
-    turns_until_sent(bench, events)
-    assert len(events) == 2
-    assert not call.sequences[0].is_done
-    bench.run()
-    sent = [event.text for event in events if isinstance(event, TextDelta)]
-    assert len(sent) == 3  # what was left comes with the end
-    assert "".join(sent) == LONG == call.results[0].hypotheses[0].text
+    stream.run_until_sent()
+    assert len(stream.events) == 2
+    assert not stream.call.sequences[0].is_done
+    stream.bench.run()
+    assert sum(isinstance(event, TextDelta) for event in stream.events) == 3  # the rest, at the end
+    assert stream.sent == LONG == stream.call.results[0].hypotheses[0].text
 
 
 async def test_a_loop_that_is_behind_the_steps_sends_no_more_often(
@@ -159,62 +177,47 @@ async def test_a_loop_that_is_behind_the_steps_sends_no_more_often(
 ) -> None:
     """It sent at once all that it had not heard of yet, word by word."""
     Clock(monkeypatch)
-    bench, _ = streams.bench(streams.spelling(LONG))
-    events: list[StreamEvent] = []
-    call = streams.call(["A man reads."], DecodingOptions(), events, stream_interval=10.0)
-    bench.add(*call.sequences)
-    behind = [bench.workers[0].turn() for _ in range(6)]
+    stream = Seldom(streams, "A man reads.")
+    stream.begin()
+    behind = [stream.bench.workers[0].turn() for _ in range(6)]
     for results in behind:
-        bench.receive(results)
+        stream.bench.receive(results)
     assert [len(results.extended) for results in behind] == [1, 0, 0, 0, 0, 0]
-    for _ in range(3):
-        bench.turn()
-    assert deltas(events, 0).startswith("ein mann mit einem ")  # all that there was by then
-    assert len(events) == 1
-    bench.run()
-    assert deltas(events, 0) == LONG
+    stream.turns(3)
+    assert stream.sent.startswith("ein mann mit einem ")  # all that there was by then
+    assert len(stream.events) == 1
+    stream.bench.run()
+    assert stream.sent == LONG
 
 
 async def test_a_line_break_before_the_first_word_is_not_what_further_words_wait_for(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Clock(monkeypatch)
-    bench, _ = streams.bench(streams.spelling(LONG))
-    events: list[StreamEvent] = []
-    call = streams.call(["\n A man reads."], DecodingOptions(), events, stream_interval=10.0)
-    bench.add(*call.sequences)
-    for _ in range(6):
-        bench.turn()
-    assert deltas(events, 0).split() == ["ein"]
+    stream = Seldom(streams, "\n A man reads.")
+    stream.begin()
+    stream.turns(6)
+    assert stream.sent.split() == ["ein"]
 
 
 async def test_a_sentence_that_another_holds_back_is_not_told_token_by_token(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And its words come at once when nothing holds it back any more."""
-    clock = Clock(monkeypatch)
-    bench, _ = streams.bench(streams.spelling("ein mann liest die zeitung"))
-    events: list[StreamEvent] = []
-    call = streams.call(
-        ["A man reads. A woman reads."], DecodingOptions(), events, stream_interval=10.0
-    )
-    first, second = call.sequences
-    bench.add(first)
-    for _ in range(3):
-        bench.turn()
-    bench.add(second)
-    for _ in range(2):
-        bench.turn()
+    Clock(monkeypatch)
+    stream = Seldom(streams, "A man reads. A woman reads.", "ein mann liest die zeitung")
+    first, second = stream.call.sequences
+    stream.begin(first)
+    stream.turns(3)
+    stream.begin(second)
+    stream.turns(2)
     assert second.num_streamed == 1
     while not first.has_ended:
-        bench.turn()
-    before = deltas(events, 0)
-    turns_until_sent(bench, events)
-    assert deltas(events, 0) != before
+        stream.turns(1)
+    stream.run_until_sent()
     assert not second.has_ended
-    clock.now += 10.0
-    bench.run()
-    assert deltas(events, 0) == call.results[0].hypotheses[0].text
+    stream.bench.run()
+    assert stream.sent == stream.call.results[0].hypotheses[0].text
 
 
 async def test_what_was_sent_is_always_the_beginning_of_what_is_returned(
