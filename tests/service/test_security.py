@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from attendant.v1 import model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 from service.access import TokenFile
@@ -162,13 +162,13 @@ async def test_a_call_without_a_known_token_is_refused(
         inference = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         stream: Any = translation_pb2_grpc.TranslationServiceStub(channel)
         given = {"metadata": tuple(metadata.items()), "timeout": 30}
-        requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         calls = [
             translate(channel, **metadata),
             models.ListModels(model_pb2.ListModelsRequest(), **given),
             inference(b"", **given),
             stream.StreamTranslate(translation_pb2.StreamTranslateRequest(), **given).read(),
-            reflection.ServerReflectionInfo(requests, **given).read(),
+            # No message: gRPC's asyncio client calls one that it writes too late INTERNAL.
+            reflection.ServerReflectionInfo(**given).read(),
         ]
         assert [await code_of(call) for call in calls] == ["UNAUTHENTICATED"] * len(calls)
         http = Http(server)
