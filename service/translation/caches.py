@@ -89,6 +89,11 @@ class CachePool:
         """T and S."""
         return self.own.shape[3], self.cross.shape[3]
 
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return int(self.own.shape[1])
+
     def num_rows_at(self, target: int, source: int) -> int:
         """R, if these were the capacities."""
         return min(self._max_rows, self.num_bytes // self._sizes.row_bytes(target, source))

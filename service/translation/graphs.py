@@ -59,13 +59,14 @@ class Selection:
 
     def best_tokens(self, logits: Floats, count: int) -> tuple[Floats, Ints]:
         """Logits (R, V) -> the largest log-probabilities, best first, and tokens (R, count)."""
-        values = np.empty((len(logits), count), np.float32)
-        tokens = np.empty((len(logits), count), np.int64)
         feeds = {"count": np.array([count], np.int64), "blocks": self._shape}
-        for start in range(0, len(logits), self._rows_a_run):
-            rows = slice(start, start + self._rows_a_run)
-            found = self._session.run(None, {"logits": logits[rows], **feeds})
-            values[rows], tokens[rows] = found
+        parts = [
+            self._session.run(None, {"logits": logits[start : start + self._rows_a_run], **feeds})
+            for start in range(0, len(logits), self._rows_a_run)
+        ]
+        if len(parts) == 1:
+            return parts[0][0], parts[0][1]
+        values, tokens = (np.concatenate(side) for side in zip(*parts, strict=True))
         return values, tokens
 
 

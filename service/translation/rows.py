@@ -30,21 +30,21 @@ class RowTable:
         self.lengths = np.zeros(capacity, np.int32)  # (R,) tokens in the self-attention cache
         self.source_ends = np.zeros(capacity, np.int32)  # (R,) its last position in the source
         self.scores = np.zeros(capacity, np.float32)  # (R,) summed log-probabilities
-        self.limits = np.ones(capacity, np.int32)  # (R,) the most target tokens it may have
-        self.minimums = np.zeros(capacity, np.int32)  # (R,) and the fewest before it may end
         # (R, T + 1): the start token, then the target so far: `history[row, :lengths[row] + 1]`.
         self.history = np.zeros((capacity, max_target_tokens + 1), np.int64)
         self.owners: list[Sequence | None] = [None] * capacity
         self._gaps: list[int] = []  # rows under num_rows that nobody has
-        self._numbers = (
-            *(self.tokens, self.lengths, self.source_ends),
-            *(self.scores, self.limits, self.minimums),
-        )
+        self._numbers = (self.tokens, self.lengths, self.source_ends, self.scores)
 
     @property
     def num_free(self) -> int:
         """Rows that nobody has."""
         return self.capacity - self.num_rows + len(self._gaps)
+
+    def next_lengths(self, sequences: SequenceOf[Sequence]) -> list[int]:
+        """Of the target of each sequence, with the token that is being chosen."""
+        lengths = self.lengths[: self.num_rows].tolist()
+        return [lengths[sequence.rows[0]] + 1 for sequence in sequences]
 
     def allocate(self, sequence: Sequence, start_token_id: int) -> None:
         """Give the sequence a row for each beam, at its start; only the first beam is alive."""
@@ -56,8 +56,6 @@ class RowTable:
         self.history[rows, 0] = start_token_id
         self.lengths[rows] = 0
         self.source_ends[rows] = len(sequence.source_ids) - 1
-        self.limits[rows] = sequence.options.max_target_tokens
-        self.minimums[rows] = sequence.options.min_target_tokens
         self.scores[rows] = -np.inf
         self.scores[rows[0]] = 0.0
 

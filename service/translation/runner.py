@@ -56,6 +56,7 @@ class Runner:
         self._logits = np.zeros((max_rows, card.architecture.vocab_size), np.float32)  # (R, V)
         self._bindings: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._parallel: Graphs | None = None
+        self._steps_that_fit = 0  # from now, in caches as long as they are
         self.alone = False  # whether no other worker of the model computes
 
     def gain_from(self, parallel: Graphs) -> float:
@@ -78,6 +79,8 @@ class Runner:
         """How many rows the caches take in the next step, one token longer than now."""
         if self._caches.takes_all:
             return self.table.capacity
+        if self._steps_that_fit:
+            return self._caches.num_rows
         return self._caches.num_rows_at(*self._needed())
 
     def admit(self, sequences: SequenceOf[Sequence]) -> int:
@@ -96,7 +99,9 @@ class Runner:
         Over some rows, if given, and the logits of the others stay as they are.
         """
         num_rows = self.table.num_rows
-        self._resize()
+        if not self._steps_that_fit:
+            self._resize()
+        self._steps_that_fit -= 1
         graphs = self._chosen_graphs()
         graphs.decoder.run_with_iobinding(self._binding(graphs, rows or range(num_rows)))
         return self._logits[:num_rows]
@@ -140,6 +145,8 @@ class Runner:
         if self._caches.num_rows_at(target, source) < self.table.num_rows:
             target, source = needed
         self._caches.resize(target, source, self.table.num_rows)
+        longest = int(self.table.lengths[: self.table.num_rows].max(initial=0))
+        self._steps_that_fit = target - longest
 
     def _encode(self, sequences: SequenceOf[Sequence], padded: int) -> None:
         """Encode sequences of one padded length and keep their keys and values in their rows."""

@@ -256,10 +256,11 @@ class DecodeWorker:
         begun = time.monotonic()
         paddings: list[int] = []
         failures = run_by_halves(lambda some: paddings.append(self._runner.admit(some)), joining)
-        _log(f"an encoder run of {len(joining)} sequences", failures, len(joining))
-        self._learn_of_memory(failures)
-        self._starve(failures.starved, results)
-        self._fail(failures.members, results)
+        if failures.errors:
+            _log(f"an encoder run of {len(joining)} sequences", failures, len(joining))
+            self._learn_of_memory(failures)
+            self._starve(failures.starved, results)
+            self._fail(failures.members, results)
         encode_seconds = time.monotonic() - begun
         encoded = [sequence for sequence in joining if sequence.rows]
         for sequence in encoded:
@@ -352,6 +353,8 @@ class DecodeWorker:
         rows = range(table.num_rows)
         parts = [range(row, row + 1) for row in rows] if self._runner.steps_parts else [rows]
         failures = run_by_halves(step, parts)
+        if not failures.errors:
+            return logits[-1]
         _log(f"a decode step of {len(rows)} rows", failures, len(parts))
         self._learn_of_memory(failures)
         failed = self._owners(failures.members)
@@ -442,12 +445,11 @@ class DecodeWorker:
 
 def _log(what: str, failures: Failures[Any], count: int) -> None:
     """One line, with one traceback, however many runs it took."""
-    if failures.errors:
-        num_failed = len(failures.members) + len(failures.starved)
-        logger.error(
-            "%s failed, alone too for %d of %d parts",
-            what,
-            num_failed,
-            count,
-            exc_info=failures.errors[-1],
-        )
+    num_failed = len(failures.members) + len(failures.starved)
+    logger.error(
+        "%s failed, alone too for %d of %d parts",
+        what,
+        num_failed,
+        count,
+        exc_info=failures.errors[-1],
+    )

@@ -46,7 +46,7 @@ def assert_held(table: RowTable, shadow: Shadow, running: dict[Sequence, Content
     for sequence, contents in running.items():
         assert [table.owners[row] for row in sequence.rows] == [sequence] * sequence.beam_size
         assert shadow.kept[sequence.rows].tolist() == contents.marks
-        assert (table.limits[sequence.rows] == sequence.options.max_target_tokens).all()
+        assert table.next_lengths([sequence]) == [contents.length + 1]
         assert np.array_equal(table.scores[sequence.rows], np.float32(contents.scores))
         for row, history in zip(sequence.rows, contents.history, strict=True):
             assert table.lengths[row] == contents.length
@@ -61,8 +61,7 @@ def test_rows_keep_their_contents_whoever_leaves() -> None:
     for number in range(2000):
         beam_size = rng.randint(1, 5)
         if beam_size <= table.num_free and rng.random() < 0.6:
-            limit = rng.randint(1, MAX_TARGET_TOKENS)
-            sequence = make_sequence(beam_size=beam_size, max_target_tokens=limit)
+            sequence = make_sequence(beam_size=beam_size)
             table.allocate(sequence, START)
             rng.shuffle(sequence.rows)  # beams change places
             running[sequence] = Contents(rng, sequence, table, number)
