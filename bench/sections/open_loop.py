@@ -1,10 +1,11 @@
 """Calls at times of their own, as many a second on both: 80 % of what the peer can do.
 
 The peer decodes whole batches, and CTranslate2 streams only a single greedy sentence: its first
-word comes with its answer. Ours streams.
+word comes with its answer. Ours is asked for whole answers as the peer is, and for streams in turns
+of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from bench.statistics import alternate, percentile
 
 TARGET = Target(0.5, 0.25)
 SHARE_OF_CAPACITY = 0.8
+STREAMS = "our server, streaming"
 
 
 class Latencies(NamedTuple):
@@ -51,9 +53,10 @@ async def _measure(plan: Plan, traffic: Traffic, findings: Findings) -> None:
         rate = SHARE_OF_CAPACITY * await _capacity(pair)
         # Round n has the same arrivals on both.
         turns = {name: partial(_turn, pair, name, rate, count(1)) for name in pair.servers}
+        turns[STREAMS] = partial(_turn, pair, OURS, rate, count(1), stream=True)
         found = await alternate(turns, plan.num_rounds)
         disturbance = pair.on.disturbance()
-    findings.comparisons.extend(_comparisons(traffic.name, found[OURS], found[PEER]))
+    findings.comparisons.extend(_comparisons(traffic.name, found))
     findings.notes.append(pair.grid)
     findings.notes.append(
         f"{traffic.name}: {rate:.1f} calls a second on both, {SHARE_OF_CAPACITY:.0%} of what the "
@@ -68,10 +71,12 @@ async def _capacity(pair: ServerPair) -> float:
     return len(pair.requests) / float(reply["seconds"])
 
 
-async def _turn(pair: ServerPair, name: str, rate: float, rounds: "count[int]") -> Latencies:
+async def _turn(
+    pair: ServerPair, name: str, rate: float, rounds: "count[int]", *, stream: bool = False
+) -> Latencies:
     arrivals = poisson_arrivals(len(pair.requests), rate, seed=next(rounds))
     reply = await pair.callers.open(
-        name, pair.servers[name], pair.requests, arrivals, stream=name == OURS
+        name, pair.servers[name], pair.requests, arrivals, stream=stream
     )
     return Latencies(
         *(
@@ -82,24 +87,24 @@ async def _turn(pair: ServerPair, name: str, rate: float, rounds: "count[int]") 
     )
 
 
-def _comparisons(
-    name: str, ours: Sequence[Latencies], theirs: Sequence[Latencies]
-) -> list[Comparison]:
-    fields = {
-        "p99": (TARGET, "p99"),
-        "p50": (None, "median"),
-        "first token, p50": (TARGET, "first_token_median"),
-        "first token, p99": (None, "first_token_p99"),
-    }
+def _comparisons(name: str, found: Mapping[str, Sequence[Latencies]]) -> list[Comparison]:
+    lines = [
+        (OURS, "p99", TARGET, "p99"),
+        (OURS, "p50", None, "median"),
+        (STREAMS, "first token of a stream, p50", TARGET, "first_token_median"),
+        (STREAMS, "first token of a stream, p99", None, "first_token_p99"),
+        (STREAMS, "end of a stream, p50", None, "median"),
+        (STREAMS, "end of a stream, p99", None, "p99"),
+    ]
     return [
         Comparison(
             section="open-loop",
             case=f"{BASE.title}, {name}, int8",
             unit=f"ms, {unit}",
-            ours=[Figure(getattr(one, field)) for one in ours],
+            ours=[Figure(getattr(one, field)) for one in found[ours]],
             peer=PEER,
-            theirs=[Figure(getattr(one, field)) for one in theirs],
+            theirs=[Figure(getattr(one, field)) for one in found[PEER]],
             target=target,
         )
-        for unit, (target, field) in fields.items()
+        for ours, unit, target, field in lines
     ]
