@@ -253,6 +253,8 @@ async def test_a_step_is_timed_beside_what_the_machine_can_do(on: Stage) -> None
     ]
     assert few["seconds"] < many["seconds"]
     assert many["seconds"] > floor_seconds(sizes, limits, 64, 300)
+    for target_tokens in (4, 16, 4):  # in caches that others have been laid out for
+        await contender.ask("step", num_rows=2, target_tokens=target_tokens, source_tokens=16)
 
 
 def test_a_floor_is_of_operations_or_of_bytes() -> None:

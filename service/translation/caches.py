@@ -82,7 +82,7 @@ class CachePool:
         self._pages = mmap.mmap(-1, self.num_bytes + ALIGNMENT)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):  # else a row takes 2 MiB as soon as it is touched
             self._pages.madvise(mmap.MADV_NOHUGEPAGE)
-        self._lay_out(CAPACITY_STEP, CAPACITY_STEP)
+        self.own, self.cross = self._views(CAPACITY_STEP, CAPACITY_STEP)
 
     @property
     def capacities(self) -> tuple[int, int]:
@@ -105,18 +105,16 @@ class CachePool:
         """
         if (target, source) == self.capacities:
             return
-        if num_rows == 0:
-            self._lay_out(target, source)
-            return
-        before = self.own, self.cross
-        self._lay_out(target, source)
-        moved = [
-            (new, old[:, :num_rows, :, : new.shape[3]].copy())
-            for old, new in zip(before, (self.own, self.cross), strict=True)
+        before, after = (self.own, self.cross), self._views(target, source)
+        # All is kept before anything changes: where there is no memory for it, nothing has.
+        kept = [
+            (new, _front(old, num_rows, new.shape[3]))
+            for old, new in zip(before, after, strict=True)
             if old.shape != new.shape
         ]
-        for new, kept in moved:
-            new[:, :num_rows, :, : kept.shape[3]] = kept
+        self.own, self.cross = after
+        for new, rows in kept:
+            new[:, :num_rows, :, : rows.shape[3]] = rows
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Let row `target` have the first `length` target tokens of row `source`."""
@@ -126,14 +124,20 @@ class CachePool:
         """Let row `target` have the `length` source tokens of row `source`."""
         self.cross[:, target, :, :length] = self.cross[:, source, :, :length]
 
-    def _lay_out(self, target: int, source: int) -> None:
+    def _views(self, target: int, source: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """`own` and `cross` at these capacities."""
         sizes, num_rows = self._sizes, self.num_rows_at(target, source)
         before_cross = self.num_bytes - num_rows * sizes.row_bytes(0, source)
-        self.own = self._view(0, num_rows, target)
-        self.cross = self._view(-(-before_cross // ALIGNMENT) * ALIGNMENT, num_rows, source)
+        cross_at = -(-before_cross // ALIGNMENT) * ALIGNMENT
+        return self._view(0, num_rows, target), self._view(cross_at, num_rows, source)
 
     def _view(self, offset: int, num_rows: int, length: int) -> NDArray[Any]:
         sizes = self._sizes
         shape = (sizes.planes, num_rows, sizes.heads, length, sizes.head_size)
         count = math.prod(shape)
         return np.frombuffer(self._pages, sizes.kind, count, offset).reshape(shape)
+
+
+def _front(planes: NDArray[Any], num_rows: int, length: int) -> NDArray[Any]:
+    """A copy of the first tokens of the first rows of planes (P, R, H, T, D)."""
+    return planes[:, :num_rows, :, :length].copy()

@@ -42,7 +42,7 @@ class RowTable:
         return self.capacity - self.num_rows + len(self._gaps)
 
     def next_lengths(self, sequences: SequenceOf[Sequence]) -> list[int]:
-        """Of the target of each sequence, with the token that is being chosen."""
+        """The length of each sequence's target with the token that is being chosen."""
         lengths = self.lengths[: self.num_rows].tolist()
         return [lengths[sequence.rows[0]] + 1 for sequence in sequences]
 

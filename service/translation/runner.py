@@ -56,7 +56,7 @@ class Runner:
         self._logits = np.zeros((max_rows, card.architecture.vocab_size), np.float32)  # (R, V)
         self._bindings: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._parallel: Graphs | None = None
-        self._steps_that_fit = 0  # from now, in caches as long as they are
+        self._steps_that_fit = 0  # at least so many fit from now on in the caches as they are
         self.alone = False  # whether no other worker of the model computes
 
     def gain_from(self, parallel: Graphs) -> float:
@@ -76,7 +76,7 @@ class Runner:
 
     @property
     def num_rows_next(self) -> int:
-        """How many rows the caches take in the next step, one token longer than now."""
+        """At least so many rows the caches take in the next step, one token longer than now."""
         if self._caches.takes_all:
             return self.table.capacity
         if self._steps_that_fit:
@@ -136,7 +136,11 @@ class Runner:
         return round_up(longest), round_up(int(self.table.source_ends[:num_rows].max()) + 1)
 
     def _resize(self) -> None:
-        """Make the caches as long as needed; shorter only where they could be half as long."""
+        """Make the caches as long as needed; shorter only where they could be half as long.
+
+        Steps look again when those that surely fit are over: after CAPACITY_STEP of them at most.
+        """
+        self._steps_that_fit = 0
         needed, now = self._needed(), self._caches.capacities
         target, source = (
             have if need <= have < SHRINK * need else need
@@ -146,7 +150,7 @@ class Runner:
             target, source = needed
         self._caches.resize(target, source, self.table.num_rows)
         longest = int(self.table.lengths[: self.table.num_rows].max(initial=0))
-        self._steps_that_fit = target - longest
+        self._steps_that_fit = needed[0] - longest
 
     def _encode(self, sequences: SequenceOf[Sequence], padded: int) -> None:
         """Encode sequences of one padded length and keep their keys and values in their rows."""

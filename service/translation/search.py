@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
     token_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidates:
     """Continuations of N sequences, best first: three arrays (N, ...) of one shape."""
 
@@ -50,8 +50,8 @@ class Candidates:
         """The first so many of each."""
         return Candidates(self.scores[:, :count], self.beams[:, :count], self.tokens[:, :count])
 
-    def keep(self, index: int, ranks: list[int], count: int) -> None:
-        """Let the first `count` of one sequence be those at these ranks, then dead beams."""
+    def put_first(self, index: int, ranks: list[int], count: int) -> None:
+        """In place: the first `count` of one sequence are those at these ranks, then dead beams."""
         for array, none in ((self.scores, -np.inf), (self.beams, -1), (self.tokens, 0)):
             kept = array[index, ranks]
             array[index, :count] = none
@@ -117,16 +117,17 @@ class GreedySearch:
         """Give each of the N sequences one more token.
 
         Row by row and in plain Python: a decode step leaves nothing of NumPy's in the processor's
-        caches, and then each of its functions takes microseconds (measured: 69 in all, beside 23).
+        caches, and then each of its functions takes microseconds (bench/RESULTS.md).
         """
         table = self._table
         rows = [sequence.rows[0] for sequence in sequences]
         lengths = table.next_lengths(sequences)
-        forbids = self._apply_rules(sequences, lengths, logits)
+        self._apply_rules(sequences, rows, lengths, logits)
         tokens = _likeliest(rows, logits)
-        if forbids:
-            self._end_stuck(sequences, tokens, logits)
-        self._add_scores(sequences, tokens, logits)
+        for sequence, value in zip(sequences, logits[rows, tokens].tolist(), strict=True):
+            if value == -math.inf:
+                _give_up(sequence, table)
+        self._add_scores(sequences, rows, tokens, logits)
         for sequence, row, length, token in zip(sequences, rows, lengths, tokens, strict=True):
             if sequence.is_done:
                 continue
@@ -137,44 +138,29 @@ class GreedySearch:
                 self._finish(sequence)
 
     def _apply_rules(
-        self, sequences: SequenceOf[Sequence], lengths: list[int], logits: Floats
-    ) -> bool:
-        """Change the logits of these sequences by their rules; whether any may forbid a token."""
+        self, sequences: SequenceOf[Sequence], rows: list[int], lengths: list[int], logits: Floats
+    ) -> None:
         rules = self._rules
-        forbids = bool(rules.suppressed)
         if too_short := _too_short(sequences, lengths):
-            logits[[sequences[n].rows[0] for n in too_short], rules.eos] = -np.inf
-            forbids = True
-        for sequence, length in zip(sequences, lengths, strict=True):
+            logits[[rows[n] for n in too_short], rules.eos] = -np.inf
+        for sequence, row, length in zip(sequences, rows, lengths, strict=True):
             options, own = sequence.options, sequence.rules or rules
             if needs_processing(options, own, length):
-                row = sequence.rows[0]
                 process(logits[row], self._table.history[row, :length], options, own)
-                forbids = True
         if rules.suppressed:
-            rows = [sequence.rows[0] for sequence in sequences]
             logits[np.ix_(rows, rules.suppressed)] = -np.inf
-        return forbids
-
-    def _end_stuck(
-        self, sequences: SequenceOf[Sequence], tokens: list[int], logits: Floats
-    ) -> None:
-        """Those whose likeliest token is a forbidden one have their answer."""
-        stuck = logits[[sequence.rows[0] for sequence in sequences], tokens] == -np.inf  # (N,)
-        for n in np.flatnonzero(stuck).tolist():
-            _give_up(sequences[n], self._table)
 
     def _add_scores(
-        self, sequences: SequenceOf[Sequence], tokens: list[int], logits: Floats
+        self, sequences: SequenceOf[Sequence], rows: list[int], tokens: list[int], logits: Floats
     ) -> None:
         wanted = [
-            (sequence.rows[0], token)
-            for sequence, token in zip(sequences, tokens, strict=True)
+            (row, token)
+            for sequence, row, token in zip(sequences, rows, tokens, strict=True)
             if sequence.options.return_scores and not sequence.is_done
         ]
         if wanted:
-            rows, chosen = map(list, zip(*wanted, strict=True))
-            self._table.scores[rows] += logits[rows, chosen] - log_sum_exp(logits[rows])
+            scored, chosen = map(list, zip(*wanted, strict=True))
+            self._table.scores[scored] += logits[scored, chosen] - log_sum_exp(logits[scored])
 
     def _finish(self, sequence: Sequence) -> None:
         row = sequence.rows[0]
@@ -281,7 +267,7 @@ class BeamSearch:
                 or len(sequence.finished) == beam_size
             ):
                 ranks = self._advance_one(sequence, length, candidates.row(n))
-                candidates.keep(n, ranks, beam_size)
+                candidates.put_first(n, ranks, beam_size)
 
     def _advance_one(
         self, sequence: Sequence, length: int, candidates: SequenceOf[Candidate]

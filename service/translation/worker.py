@@ -247,6 +247,8 @@ class DecodeWorker:
         for sequence in joining:
             rules = sequence.rules or self._rules
             self._runner.table.allocate(sequence, rules.decoder_start)
+        # The caches may have room for as many rows as have owners, and for no more.
+        self._runner.table.close_gaps(self._runner)
         for sequence in self._running:
             sequence.batch_rows = max(sequence.batch_rows, self._num_rows)
         self._encode(joining, results)

@@ -2,20 +2,25 @@
 
 import random
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.bundle import Bundle
 from service.devices import Devices
 from service.errors import BundleError
 from service.metrics import Metrics
 from service.settings import Settings
-from service.translation.caches import CachePool, CacheSizes, round_up
+from service.translation import caches
+from service.translation.caches import CAPACITY_STEP, CachePool, CacheSizes, round_up
 from service.translation.engine import TranslationEngine
+from service.translation.graphs import Graphs
 from service.translation.options import DecodingOptions
 from service.translation.placement import Placement
-from service.translation.runner import open_runners
+from service.translation.runner import Runner, open_runners
+from service.translation.sequence import Sequence
 from service.translation.workers import Workers
 from tests.translation.fakes import Bench, make_sequence
 
@@ -56,6 +61,85 @@ def test_what_does_not_grow_stays_where_it_is() -> None:
     address = pool.cross.ctypes.data
     pool.resize(32, 24, 5)
     assert pool.cross.ctypes.data == address
+
+
+def test_a_layout_for_which_there_is_no_memory_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = CachePool(SIZES, max_rows=12, max_bytes=MIB)
+    pool.resize(16, 24, 0)
+    pool.own[:, :5], pool.cross[:, :5] = 1, 2
+    before = pool.own.ctypes.data, pool.cross.ctypes.data
+    kept: list[str] = []
+
+    def keep(planes: NDArray[Any], num_rows: int, length: int) -> NDArray[Any]:
+        if kept:
+            raise MemoryError
+        kept.append("own")
+        return planes[:, :num_rows, :, :length].copy()
+
+    monkeypatch.setattr(caches, "_front", keep)
+    with pytest.raises(MemoryError):
+        pool.resize(32, 48, 5)
+    assert kept == ["own"]
+    assert pool.capacities == (16, 24)
+    assert (pool.own.ctypes.data, pool.cross.ctypes.data) == before
+    assert (pool.own[:, :5] == 1).all()
+    assert (pool.cross[:, :5] == 2).all()
+
+
+@pytest.mark.parametrize("leaving", ["retired", "cancelled"])
+def test_a_long_source_joins_as_soon_as_others_have_left(bundle: Bundle, leaving: str) -> None:
+    """Where few rows fit: the gaps of those who left are no rows that the caches need room for."""
+    graphs = Graphs.open(bundle, "int8", "cpu")
+    sizes = CacheSizes.of(bundle.translation, "int8")
+    answers = []
+    for cache_bytes in (max(sizes.longest_row_bytes, 10 * sizes.row_bytes(8, 8)), 1 << 30):
+        runner = Runner(graphs, 64, cache_bytes)
+        bench = Bench(runner)
+        stays = _forced(5, 7, beam_size=2)
+        leave = [_forced(5, 6, beam_size=4) for _ in range(5)]
+        bench.add(*leave, stays)
+        for _ in range(6 if leaving == "retired" else 5):
+            bench.turn()
+        for sequence in leave:
+            assert sequence.has_ended == (leaving == "retired")
+            sequence.is_cancelled = True
+        assert not stays.has_ended
+        late = _forced(40, 5)
+        bench.run(late)
+        assert (late.error, stays.error) == (None, None)
+        answers.append([late.finished, stays.finished])
+    assert answers[0] == answers[1]
+
+
+def test_caches_are_as_short_as_they_may_be_soon_after_a_long_one_has_left(bundle: Bundle) -> None:
+    runner = Runner(Graphs.open(bundle, "int8", "cpu"), 64)
+    bench = Bench(runner)
+    longest, long, short = _forced(20, 60), _forced(20, 50), _forced(4, 30)
+    bench.add(longest)
+    for _ in range(25):
+        bench.turn()
+    bench.add(long)
+    while not longest.has_ended:
+        bench.turn()
+    bench.add(short)
+    bench.turn()
+    assert runner._caches.capacities == (64, 24)  # less than twice what the long one needs
+    long.is_cancelled = True
+    for _ in range(CAPACITY_STEP + 1):
+        bench.turn()
+    assert not short.has_ended
+    assert runner._caches.capacities == (16, 8)
+
+
+def _forced(num_source_tokens: int, num_tokens: int, beam_size: int = 1) -> Sequence:
+    return make_sequence(
+        (*range(10, 9 + num_source_tokens), 2),
+        beam_size=beam_size,
+        min_target_tokens=num_tokens,
+        max_target_tokens=num_tokens,
+    )
 
 
 def test_there_are_as_many_rows_as_the_budget_takes() -> None:

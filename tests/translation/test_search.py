@@ -242,6 +242,20 @@ def test_rules_that_forbid_even_the_first_token_give_an_empty_answer(beam_size: 
     assert best.score == 0.0
 
 
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_model_that_allows_no_token_has_given_its_answer(beam_size: int) -> None:
+    def script(source: tuple[int, ...], target: tuple[int, ...]) -> NDArray[np.float32]:
+        logits = np.full(8, -np.inf, np.float32)
+        if len(target) < 3:  # with the start token
+            logits[4:] = 0.0
+        return logits
+
+    options = DecodingOptions(beam_size=beam_size, max_target_tokens=10)
+    best = search(script, options).finished[0]
+    assert len(best.token_ids) == 2
+    assert best.finish_reason is FinishReason.LENGTH
+
+
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_an_answer_says_how_it_ended(beam_size: int) -> None:
     def reason(**given: Any) -> FinishReason:
