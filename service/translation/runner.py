@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle, TranslationCard
 from service.runtime import Device
-from service.translation.caches import CAPACITY_STEP, CachePool, CacheSizes, round_up
+from service.translation.caches import CachePool, CacheSizes, round_up
 from service.translation.device_runner import DeviceRunner, open_device_runner
 from service.translation.graphs import Graphs
 from service.translation.rows import RowTable
@@ -127,21 +127,25 @@ class Runner:
         self._caches.copy_row(source, target, int(self.table.lengths[source]))
         self._caches.copy_source(source, target, int(self.table.source_ends[source]) + 1)
 
+    def _longest(self) -> tuple[int, int]:
+        """The most target tokens of a row that runs, with the next, and the most source tokens."""
+        num_rows = self.table.num_rows
+        lengths, ends = self.table.lengths[:num_rows], self.table.source_ends[:num_rows]
+        return int(lengths.max(initial=0)) + 1, int(ends.max(initial=0)) + 1
+
     def _needed(self) -> tuple[int, int]:
         """The capacities that the running rows need in the next step."""
-        num_rows = self.table.num_rows
-        if not num_rows:
-            return CAPACITY_STEP, CAPACITY_STEP
-        longest = int(self.table.lengths[:num_rows].max()) + 1
-        return round_up(longest), round_up(int(self.table.source_ends[:num_rows].max()) + 1)
+        target, source = self._longest()
+        return round_up(target), round_up(source)
 
     def _resize(self) -> None:
         """Make the caches as long as needed; shorter only where they could be half as long.
 
-        Steps look again when those that surely fit are over: after CAPACITY_STEP of them at most.
+        Steps look again when those that surely fit are over: after a CAPACITY_STEP at most.
         """
         self._steps_that_fit = 0
-        needed, now = self._needed(), self._caches.capacities
+        longest, now = self._longest(), self._caches.capacities
+        needed = round_up(longest[0]), round_up(longest[1])
         target, source = (
             have if need <= have < SHRINK * need else need
             for need, have in zip(needed, now, strict=True)
@@ -149,8 +153,7 @@ class Runner:
         if self._caches.num_rows_at(target, source) < self.table.num_rows:
             target, source = needed
         self._caches.resize(target, source, self.table.num_rows)
-        longest = int(self.table.lengths[: self.table.num_rows].max(initial=0))
-        self._steps_that_fit = needed[0] - longest
+        self._steps_that_fit = needed[0] - longest[0] + 1
 
     def _encode(self, sequences: SequenceOf[Sequence], padded: int) -> None:
         """Encode sequences of one padded length and keep their keys and values in their rows."""
